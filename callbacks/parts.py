@@ -1,0 +1,40 @@
+"""WriteParts: the cards of a stage's parts in every checkpoint, and the parts themselves at its end."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from modules import parts
+
+
+class WriteParts(Callback):
+    """Hand over what the stage exports.
+
+    Args:
+        folder: `<folder>/<name>/` is written for every export once training has reached its last step.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        prefixes = {id(module): f"{name}." for name, module in pl_module.named_modules()}
+        checkpoint["parts"] = {
+            name: {"card": parts.describe(part), "assets": part.assets(), "prefix": prefixes[id(part)]}
+            for name, part in pl_module.exports().items()
+        }
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step < trainer.max_steps or not trainer.is_global_zero:
+            return
+        for name, part in pl_module.exports().items():
+            trained = sorted({key.split(".")[0] for key, value in part.named_parameters() if value.requires_grad})
+            parts.save(
+                part,
+                self.folder / name,
+                stage=type(pl_module).__name__,
+                steps=trainer.global_step,
+                cursor=trainer.datamodule.cursor,
+                trained=trained,
+            )

@@ -1,0 +1,1 @@
+"""What `prepare` does to samples on their way from a source into shards."""

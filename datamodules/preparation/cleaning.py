@@ -1,0 +1,195 @@
+"""Filters that keep bad samples out of shards, each with a reason under which `prepare` counts what it drops.
+
+A filter works in two halves. `examine` looks at one sample alone, so it runs in worker processes, and raises Reject or
+returns a finding. `judge` is given the findings one after another in the order of the samples, in the main process, so
+it may remember what came before. Most filters need the first half only; duplicates need both.
+"""
+
+import hashlib
+import io
+import unicodedata
+import warnings
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Sample
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
+SOUND_FORMATS = frozenset({"FLAC", "WAV", "WAVEX", "OGG", "MP3"})
+BLOCK_FRAMES = 1 << 16
+UNKNOWN_LENGTH = 0x7FFF_0000
+
+
+class Reject(Exception):
+    """Raised by `examine` to drop a sample; its message is the reason, a few words that are the same for all alike."""
+
+
+class Filter:
+    """One reason, or a few, to drop a sample. Subclasses are dataclasses and give `examine`, `judge` or both."""
+
+    def examine(self, sample: Sample) -> Hashable:
+        """Look at one loaded sample alone and return what `judge` needs.
+
+        Raises:
+            Reject: the sample is to be dropped.
+        """
+        return None
+
+    def judge(self, finding: Hashable) -> str | None:
+        """Return the reason to drop the sample with this finding, or None to keep it. Called in order."""
+        return None
+
+
+@dataclass
+class Undecodable(Filter):
+    """Drop samples whose image or sound cannot be decoded whole, or is beyond what a loader should be given."""
+
+    max_pixels: int = 50_000_000
+    """Images with more pixels are dropped, unopened: a few kilobytes can claim gigabytes."""
+    max_aspect: float = 20.0
+    """Images whose longer side exceeds the shorter by more are dropped: a resize would make them huge."""
+    min_seconds: float = 0.01
+    """Sounds shorter than this are dropped."""
+    max_seconds: float = 3600.0
+    """Sounds longer than this are dropped, without decoding the rest."""
+
+    def examine(self, sample: Sample) -> None:
+        for suffix, data in sample.members.items():
+            if suffix in IMAGE_SUFFIXES:
+                self.check_image(data)
+            elif suffix in SOUND_SUFFIXES:
+                self.check_sound(data)
+
+    def check_image(self, data: bytes) -> None:
+        """Decode an image of an allowed format, after its header has shown that this is affordable."""
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+                width, height = image.size
+                if width * height > self.max_pixels or max(width, height) > self.max_aspect * min(width, height):
+                    raise Reject("image too large or too narrow")
+                image.draft("RGB", (1, 1))  # JPEG: reads the whole stream, but computes an eighth of the pixels
+                image.load()
+        except Reject:
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever their format brings (struct.error, KeyError, …)
+            raise Reject("undecodable image") from error
+
+    def check_sound(self, data: bytes) -> None:
+        """Decode a sound of an allowed format block by block; every value must be finite."""
+        import numpy
+        import soundfile
+
+        if is_cut_wav(data):
+            raise Reject("undecodable sound")
+        try:
+            with soundfile.SoundFile(io.BytesIO(data)) as sound:
+                if sound.format not in SOUND_FORMATS:
+                    raise Reject("undecodable sound")
+                promised, frames = sound.frames, 0
+                for block in sound.blocks(blocksize=BLOCK_FRAMES, dtype="float32"):
+                    frames += len(block)
+                    if not numpy.isfinite(block).all():
+                        raise Reject("sound not finite")
+                    if frames > self.max_seconds * sound.samplerate:
+                        raise Reject("sound too long")
+                if frames < self.min_seconds * sound.samplerate:
+                    raise Reject("sound too short")
+                if frames < promised:
+                    raise Reject("undecodable sound")
+        except soundfile.SoundFileError as error:
+            raise Reject("undecodable sound") from error
+
+
+def is_cut_wav(data: bytes) -> bool:
+    """Return whether these are the bytes of a WAV that ends before its header says; libsndfile reads it as shorter.
+
+    Programs that write to a pipe cannot know the length and leave 0 or a huge one: that is no cut.
+    """
+    length = int.from_bytes(data[4:8], "little")
+    return data.startswith(b"RIFF") and len(data) - 8 < length < UNKNOWN_LENGTH
+
+
+@dataclass
+class EmptyText(Filter):
+    """Drop samples whose text holds no letter and no digit."""
+
+    def examine(self, sample: Sample) -> None:
+        if "txt" in sample.members and not any(map(str.isalnum, sample.members["txt"].decode())):
+            raise Reject("empty text")
+
+
+@dataclass
+class TextLength(Filter):
+    """Drop samples whose text is too short or too long, in characters."""
+
+    min_characters: int = 1
+    """The shortest text that is kept."""
+    max_characters: int = 10_000
+    """The longest text that is kept."""
+
+    def examine(self, sample: Sample) -> None:
+        length = len(sample.members["txt"].decode()) if "txt" in sample.members else None
+        if length is not None and length < self.min_characters:
+            raise Reject("text too short")
+        if length is not None and length > self.max_characters:
+            raise Reject("text too long")
+
+
+@dataclass
+class ExactDuplicates(Filter):
+    """Drop samples whose members are all byte for byte those of an earlier sample."""
+
+    seen: set[bytes] = field(default_factory=set, init=False, repr=False)
+
+    def examine(self, sample: Sample) -> bytes:
+        digest = hashlib.sha256()
+        for suffix, data in sorted(sample.members.items()):
+            digest.update(f"{suffix} {len(data)} ".encode())
+            digest.update(data)
+        return digest.digest()
+
+    def judge(self, finding: bytes) -> str | None:
+        if finding in self.seen:
+            return "exact duplicate"
+        self.seen.add(finding)
+        return None
+
+
+def load(sample: Sample) -> Sample:
+    """Return the sample with its members as bytes: files read, text normalised.
+
+    Raises:
+        Reject: a file cannot be read, or its text is not UTF-8.
+    """
+    try:
+        members = {
+            suffix: data.read_bytes() if isinstance(data, Path) else data for suffix, data in sample.members.items()
+        }
+    except OSError as error:
+        raise Reject("unreadable file") from error
+    if "txt" in members:
+        members["txt"] = normalise(members["txt"]).encode()
+    return replace(sample, members=members)
+
+
+def normalise(data: bytes) -> str:
+    """Return UTF-8 text without byte-order mark, control and format characters, each run of white space as one space.
+
+    Raises:
+        Reject: the bytes are not UTF-8.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Reject("text is not UTF-8") from error
+    if not text.isascii() or not text.isprintable():
+        text = "".join(
+            character for character in text
+            if character.isspace() or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        )
+    return " ".join(text.split())

@@ -1,0 +1,106 @@
+"""Sound and frames out of MP4, MKV and WebM; the container's format is given to FFmpeg, never left to its guess.
+
+FFmpeg follows what it takes for a playlist or a session description to other files and hosts, whatever the name.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+SAMPLING_RATE = 16_000
+JPEG_QUALITY = 92
+
+
+class VideoError(ValueError):
+    """A video that cannot be used."""
+
+
+def sniff(path: Path) -> str:
+    """Return FFmpeg's name of the container's format by its first bytes.
+
+    Raises:
+        VideoError: it is neither MP4 nor Matroska (MKV, WebM).
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        return "mov"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    raise VideoError(f"{path} begins with {head!r}; expected MP4, MKV or WebM.")
+
+
+@contextmanager
+def opened(path: Path) -> "Iterator[InputContainer]":
+    """Open a video that has pictures and sound; errors of FFmpeg become VideoError."""
+    import av
+
+    container_format = sniff(path)
+    try:
+        with av.open(str(path.resolve()), format=container_format) as container:
+            if not container.streams.video or not container.streams.audio:
+                raise VideoError(f"{path} lacks pictures or sound; expected both.")
+            yield container
+    except av.FFmpegError as error:
+        raise VideoError(f"{path} cannot be decoded: {error}.") from error
+
+
+def read_sound(path: Path, max_seconds: float) -> np.ndarray:
+    """Return a video's first sound track as waveform (samples,), float32, 16 kHz, mono, from time 0 on.
+
+    Raises:
+        VideoError: it cannot be decoded, has no sound, or is longer than `max_seconds`.
+    """
+    import av
+
+    pieces, num_samples = [], 0
+    with opened(path) as container:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLING_RATE)
+        for frame in container.decode(audio=0):
+            if not pieces and frame.time and 0 < frame.time < max_seconds:
+                pieces.append(np.zeros(round(frame.time * SAMPLING_RATE), np.float32))
+            pieces += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+            num_samples += pieces[-1].size if pieces else 0
+            if num_samples > max_seconds * SAMPLING_RATE:
+                raise VideoError(f"{path} is longer than {max_seconds:.0f} s; cut it, or raise max_seconds.")
+        pieces += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    if not sound.size or not np.isfinite(sound).all():
+        raise VideoError(f"{path} has no sound, or some that is not finite; expected a sound track.")
+    return sound
+
+
+def read_frames(path: Path, times_s: list[float], max_pixels: int) -> list[bytes]:
+    """Return the pictures shown at `times_s`, ascending, as JPEG; after the end, the last one.
+
+    Raises:
+        VideoError: it cannot be decoded, has no picture, or one with more than `max_pixels`.
+    """
+    pictures: list[bytes] = []
+    shown = None
+    with opened(path) as container:
+        for frame in container.decode(video=0):
+            if frame.width * frame.height > max_pixels:
+                raise VideoError(f"{path} is {frame.width} x {frame.height}; expected at most {max_pixels} pixels.")
+            while len(pictures) < len(times_s) and shown is not None and frame.time > times_s[len(pictures)]:
+                pictures.append(jpeg(shown))
+            if len(pictures) == len(times_s):
+                return pictures
+            shown = frame
+    if shown is None:
+        raise VideoError(f"{path} has no picture that can be decoded.")
+    return pictures + [jpeg(shown)] * (len(times_s) - len(pictures))
+
+
+def jpeg(frame: object) -> bytes:
+    """Return a decoded frame as JPEG."""
+    file = io.BytesIO()
+    frame.to_image().save(file, "JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""The layouts that users' media come in, one file each."""

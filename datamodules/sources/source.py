@@ -1,0 +1,100 @@
+"""What every source is: a folder or file of the user's, iterated as samples and as what had to be dropped."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
+SOUND_SUFFIXES = frozenset({"flac", "wav", "mp3", "ogg"})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: its key in the shards, its members, and the name by which the user knows it."""
+
+    key: str
+    members: dict[str, bytes | Path]
+    """Suffix to bytes, or to a file that is read late, in a worker process."""
+    name: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A sample that the source itself could not make, and why."""
+
+    name: str
+    reason: str
+
+
+class Source(ABC):
+    """Where samples come from. A source is iterated once per run, in the same order every time.
+
+    A layout of your own is one dataclass: give `path`, `files` and `__iter__`, and name the class in the config.
+    """
+
+    path: Path
+
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Return every file that the samples are made from, sorted; cheap, and without opening media."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Sample | Dropped]:
+        """Yield the samples, and a Dropped for each one that cannot be made."""
+
+    def __len__(self) -> int:
+        """Return about how many samples there are, for the progress bar."""
+        return len(self.files())
+
+    def report(self, folder: Path) -> dict:
+        """Return this source's entries of the manifest once it is exhausted; may write files into `folder`."""
+        return {}
+
+    def check(self) -> None:
+        """Refuse a source with nothing in it before any work is done.
+
+        Raises:
+            FileNotFoundError: `path` does not exist, or holds no file of this layout.
+        """
+        if not Path(self.path).exists():
+            raise FileNotFoundError(
+                f"{self.path} does not exist; expected the data of a {type(self).__name__}. Check `path`."
+            )
+        if not self.files():
+            raise FileNotFoundError(
+                f"found nothing to prepare in {self.path}; expected {self.expects()}. Check `path` and the layout."
+            )
+
+    def expects(self) -> str:
+        """Say in a few words what the layout looks like, for the message of an empty source."""
+        return f"the layout of a {type(self).__name__}"
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over names, sizes and modification times of the files: it changes when they do."""
+        digest = hashlib.sha256()
+        for file in self.files():
+            stat = file.stat()
+            digest.update(f"{file.relative_to(self.root())}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def root(self) -> Path:
+        """Return the folder that the files' names are relative to."""
+        return Path(self.path) if Path(self.path).is_dir() else Path(self.path).parent
+
+
+def walk(folder: Path | str, suffixes: frozenset[str]) -> list[Path]:
+    """Return the files below `folder` with one of `suffixes` (lower case, no dot), sorted; hidden ones are left out."""
+    root = Path(folder)
+    found = (file for file in root.rglob("*") if file.suffix[1:].lower() in suffixes)
+    return sorted(
+        file for file in found
+        if not any(part.startswith(".") for part in file.relative_to(root).parts) and file.is_file()
+    )
+
+
+def key_of(name: str) -> str:
+    """Return `name` as a key of a shard: letters, digits, `_` and `-`; folders are joined by `-`."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name.replace("/", "-"))

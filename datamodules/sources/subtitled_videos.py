@@ -1,0 +1,176 @@
+"""Videos with subtitles beside them: aligned in time, then cut into a sample per cue."""
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.preparation.alignment import Aligner, Alignment, AlignmentError, Speech
+from datamodules.preparation.subtitles import Cue, SubtitleError, read_subtitles
+from datamodules.preparation.video import SAMPLING_RATE, VideoError, read_frames, read_sound
+from datamodules.sources.source import Dropped, Sample, Source, key_of, walk
+
+VIDEO_SUFFIXES = frozenset({"mp4", "mkv", "webm"})
+SUBTITLE_SUFFIXES = ("srt", "vtt")
+MIN_SECONDS = 0.05
+REASONS = {
+    SubtitleError: "unusable subtitles",
+    VideoError: "undecodable video",
+    AlignmentError: "subtitles do not fit the sound",
+}
+
+
+@dataclass
+class SubtitledVideos(Source):
+    """`clip.mp4` with `clip.srt` or `clip.vtt`: each cue becomes a sample of a frame, the sound and the text.
+
+    Where right subtitles lie beside them as `clip.reference.srt`, the error before and after alignment is reported.
+    """
+
+    path: Path
+    """The folder; those below it are walked as well."""
+    aligner: Aligner = field(default_factory=Speech)
+    """How cues are found in the sound."""
+    max_seconds: float = 3600.0
+    """Longer videos are dropped; cut them first."""
+    max_pixels: int = 10_000_000
+    """Videos with larger pictures are dropped."""
+    clips: list[dict] = field(default_factory=list, init=False, repr=False)
+
+    def files(self) -> list[Path]:
+        return walk(self.path, VIDEO_SUFFIXES.union(SUBTITLE_SUFFIXES)) if self.videos() else []
+
+    def expects(self) -> str:
+        return "videos (mp4, mkv, webm) with subtitles (srt, vtt) of the same stem"
+
+    def videos(self) -> list[Path]:
+        """Return the videos, with or without subtitles."""
+        return walk(self.path, VIDEO_SUFFIXES)
+
+    def __len__(self) -> int:
+        return len(self.videos())
+
+    def __iter__(self) -> Iterator[Sample | Dropped]:
+        self.clips = []
+        for video in self.videos():
+            name = video.relative_to(self.path).as_posix()
+            subtitles = beside(video, SUBTITLE_SUFFIXES)
+            if subtitles is None:
+                yield Dropped(name, "video without subtitles")
+                continue
+            try:
+                yield from self.samples(video, subtitles, name)
+            except (SubtitleError, VideoError, AlignmentError) as error:
+                yield Dropped(f"{name} ({error})", REASONS[type(error)])
+
+    def samples(self, video: Path, subtitles: Path, name: str) -> Iterator[Sample | Dropped]:
+        """Align one video's subtitles and yield its cues as samples.
+
+        Raises:
+            SubtitleError, VideoError, AlignmentError: the video cannot be used; nothing of it has been yielded.
+        """
+        cues, num_skipped = read_subtitles(subtitles)
+        sound = read_sound(video, self.max_seconds)
+        alignment = self.aligner(sound, cues)
+        middles_s = (alignment.starts_s + alignment.ends_s) / 2
+        in_time = np.argsort(middles_s, kind="stable")
+        pictures = dict(zip(in_time, read_frames(video, list(middles_s[in_time]), self.max_pixels), strict=True))
+        self.clips.append(summary(name, cues, alignment, beside(video, ["reference.srt", "reference.vtt"])))
+
+        yield from (Dropped(name, "unusable cue") for _ in range(num_skipped))
+        key = key_of(name.rpartition(".")[0])
+        for index, cue in enumerate(cues):
+            start, end = (round(times[index] * SAMPLING_RATE) for times in (alignment.starts_s, alignment.ends_s))
+            piece = sound[max(0, start) : max(0, end)]
+            if len(piece) < MIN_SECONDS * SAMPLING_RATE:
+                yield Dropped(f"{name}, cue {index}", "cue outside the sound")
+                continue
+            members = {"jpg": pictures[index], "flac": flac(piece), "txt": cue.text.encode()}
+            yield Sample(f"{key}-{index:04d}", members, f"{name}, cue {index}")
+
+    def report(self, folder: Path) -> dict:
+        """Return the manifest's summary of the alignment; the times of every cue go to `alignment.json`."""
+        text = json.dumps({"clips": self.clips}, indent=1, ensure_ascii=False)
+        (folder / "alignment.json").write_text(text + "\n", encoding="utf-8")
+        clips = [{key: value for key, value in clip.items() if key != "cues"} for clip in self.clips]
+        errors = {
+            moment: np.array([cue[f"{moment}_s"] - cue["true_s"] for cue in self.cues_with_truth()])
+            for moment in ("before", "after")
+        }
+        if not errors["after"].size:
+            return {"alignment": {"clips": clips}}
+        before, after = spread_ms(errors["before"]), spread_ms(errors["after"])
+        return {
+            "alignment": {"clips": clips, "median_ms": after["median"], "p95_ms": after["p95"], "before_ms": before["median"]}
+        }
+
+    def cues_with_truth(self) -> list[dict]:
+        """Return the cues of all clips whose right time is known."""
+        return [cue for clip in self.clips for cue in clip["cues"] if "true_s" in cue]
+
+
+def beside(video: Path, suffixes: list[str] | tuple[str, ...]) -> Path | None:
+    """Return the first file with the stem of `video` and one of `suffixes`, or None."""
+    candidates = (video.with_suffix(f".{suffix}") for suffix in suffixes)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def summary(name: str, cues: list[Cue], alignment: Alignment, reference: Path | None) -> dict:
+    """Return a clip's line of the report: offset, rate and residual, its cues' times, and errors where truth is known.
+
+    Raises:
+        SubtitleError: the reference cannot be read.
+    """
+    listed = [
+        {
+            "index": index,
+            "text": cue.text,
+            "before_s": round(cue.start_s, 3),
+            "after_s": round(float(alignment.starts_s[index]), 3),
+            "before_end_s": round(cue.end_s, 3),
+            "after_end_s": round(float(alignment.ends_s[index]), 3),
+            "residual_ms": round(1000 * float(alignment.residuals_s[index]), 1),
+        }
+        for index, cue in enumerate(cues)
+    ]
+    clip = {
+        "name": name,
+        "offset_s": round(alignment.line.offset_s, 3),
+        "rate": round(alignment.line.rate, 5),
+        "residual_ms": round(alignment.residual_ms, 1),
+        "cues": listed,
+    }
+    if reference:
+        truths = defaultdict(list)
+        for cue in read_subtitles(reference)[0]:
+            truths[cue.text].append(cue)
+        known = [entry for entry in listed if truths[entry["text"]]]
+        for entry in known:
+            truth = truths[entry["text"]].pop(0)
+            entry |= {"true_s": round(truth.start_s, 3), "true_end_s": round(truth.end_s, 3)}
+        if known:
+            clip |= {
+                "before_ms": spread_ms(np.array([entry["before_s"] - entry["true_s"] for entry in known])),
+                "after_ms": spread_ms(np.array([entry["after_s"] - entry["true_s"] for entry in known])),
+                "ends_after_ms": spread_ms(np.array([entry["after_end_s"] - entry["true_end_s"] for entry in known])),
+            }
+    return clip
+
+
+def spread_ms(errors_s: np.ndarray) -> dict[str, float]:
+    """Return median and 95th percentile of the sizes of errors (cues,), given in seconds, in milliseconds."""
+    median, p95 = np.quantile(1000 * np.abs(errors_s), (0.5, 0.95))
+    return {"median": round(float(median), 1), "p95": round(float(p95), 1)}
+
+
+def flac(waveform: np.ndarray) -> bytes:
+    """Return waveform (samples,), 16 kHz, as 16-bit FLAC."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(waveform, -1, 1), SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""Plain PyTorch: batches become tokens, embeddings and losses."""

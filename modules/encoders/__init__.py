@@ -1,0 +1,1 @@
+"""Encoders: anything that turns the Inputs of one modality into Tokens."""

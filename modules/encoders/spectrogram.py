@@ -1,0 +1,59 @@
+"""Log-mel spectrograms, computed in batches on whatever device the sound is on."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LogMel(nn.Module):
+    """Waveforms to log-mel frames, equal to `librosa.feature.melspectrogram` (Slaney mel scale, power 2) in decibel-free log.
+
+    Args:
+        sampling_rate: samples a second of the waveforms, in hertz.
+        num_mels: mel bands between 0 Hz and half the sampling rate.
+        window_ms: length of the Hann window, and of the Fourier transform.
+        hop_ms: from one frame to the next.
+    """
+
+    def __init__(self, *, sampling_rate: int, num_mels: int, window_ms: float = 25.0, hop_ms: float = 10.0) -> None:
+        super().__init__()
+        import librosa
+
+        self.window_samples = round(sampling_rate * window_ms / 1000)
+        self.hop_samples = round(sampling_rate * hop_ms / 1000)
+        filters = librosa.filters.mel(sr=sampling_rate, n_fft=self.window_samples, n_mels=num_mels)
+        self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """Return how many frames start within each waveform."""
+        return (num_samples + self.hop_samples - 1) // self.hop_samples
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return frames (rows, frames, num_mels) and their mask (rows, frames).
+
+        Each row is brought to zero mean and unit variance over its own real frames, so that neither
+        loudness nor the padding of the batch reaches the encoder; padding frames are zero.
+
+        Args:
+            waveform: (rows, samples), float in [-1, 1], zero where padded.
+            lengths: (rows,), real samples of each row.
+        """
+        power = torch.stft(
+            waveform.float(),
+            n_fft=self.window_samples,
+            hop_length=self.hop_samples,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        ).abs().square()  # (rows, frequencies, frames)
+        frames = torch.log((self.filters @ power).clamp(min=math.exp(-23))).transpose(1, 2)  # (rows, frames, num_mels)
+        counts = self.num_frames(lengths).clamp(min=1, max=frames.shape[1])
+        mask = torch.arange(frames.shape[1], device=frames.device) < counts.unsqueeze(1)
+        real = mask.unsqueeze(-1).to(frames.dtype)
+        size = counts.view(-1, 1, 1).to(frames.dtype) * frames.shape[2]
+        mean = (frames * real).sum((1, 2), keepdim=True) / size
+        variance = ((frames - mean).square() * real).sum((1, 2), keepdim=True) / size
+        return (frames - mean) * torch.rsqrt(variance + 1e-5) * real, mask

@@ -1,0 +1,154 @@
+"""Export: one modality of an Embedder as an ONNX file, that file in int8, and what runs either without torch."""
+
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from modules.embedder import Embedder, embed
+
+OPSET: Final = 20
+OUTPUT: Final = "vectors"
+
+
+def require_export() -> None:
+    """Check that what exporting needs is installed.
+
+    Raises:
+        ValueError: names what is missing and the extra that brings it.
+    """
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} not installed; expected the export extra: pip install 'trivium[export]'")
+
+
+class _OneModality(nn.Module):
+    """An encoder with its projection as a function of plain tensors, which is what ONNX knows."""
+
+    def __init__(self, embedder: Embedder, modality: str, names: list[str]) -> None:
+        super().__init__()
+        self.encoder, self.projection = embedder.encoders[modality], embedder.projections[modality]
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return embed(self.encoder, self.projection, dict(zip(self.names, tensors, strict=True)))
+
+
+def export_onnx(embedder: Embedder, modality: str, example: Mapping[str, Tensor], path: Path) -> None:
+    """Write a modality as ONNX: its Inputs by name to `vectors` (rows, dim), float32 of unit length.
+
+    Rows stay open in the file, and so do lengths (tokens, samples of sound): the second size of Inputs of two or
+    three dimensions. Pictures (rows, 3, height, width) keep their size.
+
+    Args:
+        embedder: on the CPU, in evaluation mode.
+        modality: one of the embedder's.
+        example: Inputs of at least two rows; torch takes a size of one for a constant.
+        path: of the file to write.
+
+    Raises:
+        ValueError: when `example` has fewer than two rows.
+    """
+    rows = len(next(iter(example.values())))
+    if rows < 2:
+        raise ValueError(f"the example of {modality} has {rows} rows: expected at least 2, take a larger batch")
+    open_sizes = tuple(
+        dict.fromkeys((0, 1) if tensor.ndim in (2, 3) else (0,), torch.export.Dim.DYNAMIC)
+        for tensor in example.values()
+    )
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", message="While compiling, we found certain side effects")  # transformers'
+        traced = torch.export.export(
+            _OneModality(embedder, modality, list(example)).eval(),
+            tuple(example.values()),
+            dynamic_shapes=(open_sizes,),
+            strict=True,  # the other way takes the number of rows for a constant wherever len() is asked
+        )
+    program = torch.onnx.export(
+        traced,
+        input_names=list(example),
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        custom_translation_table={torch.ops.aten.stft.default: _stft_by_convolution},
+        dynamo=True,
+        verbose=False,
+    )
+    for node in program.model.graph:  # stack traces: a quarter of the file, and paths of this machine
+        node.metadata_props.clear()
+    # The exporter has folded constants and inferred shapes, which is what the quantizer would have us do.
+    program.model.metadata_props["onnx.quant.pre_process"] = "onnxruntime.quant"
+    program.save(path)
+
+
+def _stft_by_convolution(
+    signal: Any,
+    n_fft: int,
+    hop_length: int,
+    win_length: int | None = None,
+    window: Any = None,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    return_complex: bool | None = None,
+    align_to_window: bool | None = None,
+) -> Any:
+    """Translate torch.stft to a convolution with the windowed Fourier basis.
+
+    ONNX has an STFT of its own: onnxruntime 1.32 takes 7 times as long for it, and is 1e-5 off where this is 1e-7.
+    """
+    import numpy as np
+    from onnx.numpy_helper import from_array
+    from onnxscript import opset20 as op
+
+    assert win_length in (None, n_fft) and not normalized, "a transform that LogMel does not ask for"
+    angles = 2 * np.pi / n_fft * np.outer(np.arange(n_fft // 2 + 1), np.arange(n_fft))
+    basis = np.concatenate([np.cos(angles), -np.sin(angles)]).astype(np.float32)[:, None]
+    kernels = op.Mul(op.Constant(value=from_array(basis)), window)  # (2 x frequencies, 1, n_fft)
+    parts = op.Conv(op.Unsqueeze(signal, [1]), kernels, strides=[hop_length])  # (rows, 2 x frequencies, frames)
+    real, imaginary = op.Split(parts, axis=1, num_outputs=2)
+    return op.Concat(op.Unsqueeze(real, [3]), op.Unsqueeze(imaginary, [3]), axis=3)
+
+
+def quantize_int8(source: Path, target: Path) -> None:
+    """Write an ONNX file with int8 weights, one scale a column, and activations that are quantised as they come.
+
+    Only multiplications by a weight matrix are quantised; convolutions, norms and attention stay float32. Weights
+    use 7 of the 8 bits: on a CPU without VNNI, sums of two full products overflow (onnxruntime's `reduce_range`).
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(source).graph
+    matrices = {weight.name for weight in graph.initializer if len(weight.dims) == 2}
+    multiplications = [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in matrices]
+    quantize_dynamic(
+        source,
+        target,
+        nodes_to_quantize=multiplications,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+    )
+
+
+class OnnxModel:
+    """An exported file, run by onnxruntime on the CPU with as many threads as torch has.
+
+    Args:
+        path: of a file that `export_onnx` or `quantize_int8` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return unit vectors (rows, dim) of Inputs."""
+        [vectors] = self.session.run([OUTPUT], {name: tensor.numpy() for name, tensor in inputs.items()})
+        return torch.from_numpy(vectors)

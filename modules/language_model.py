@@ -1,0 +1,108 @@
+"""LanguageModel: a causal language model of the transformers library with its tokenizer, as a part."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.encoders.encoder import Encoder, at_least_one_row
+from modules.encoders.huggingface import read_tokenizer, vocabulary
+from modules.tokens import Tokens
+
+
+class LanguageModel(Encoder):
+    """A causal language model: token ids or embeddings in, features out, and `head` makes logits of them.
+
+    Args:
+        name_or_path: a pretrained model (its own tokenizer is used); or
+        config: a causal model's config with `model_type`, built with random weights, and
+        tokenizer: a `tokenizer.json` of the tokenizers library.
+        max_tokens: longer texts are cut.
+
+    Raises:
+        ValueError: when neither or both of `name_or_path` and `config` are given.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        max_tokens: int = 512,
+    ) -> None:
+        super().__init__()
+        from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+        self.tokenizer_json = read_tokenizer(name_or_path, tokenizer)
+        if name_or_path is not None and config is None:
+            self.model = AutoModelForCausalLM.from_pretrained(name_or_path, use_safetensors=True)
+        elif config is not None and name_or_path is None:
+            known = {**config, **vocabulary(self.tokenizer_json)}
+            model_type = known.pop("model_type", None)
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(f"model_type {model_type!r} is not known to transformers: expected one such as 'llama'")
+            self.model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**known))
+        else:
+            raise ValueError("LanguageModel takes either name_or_path or config with tokenizer, not both and not neither")
+        self.max_tokens = max_tokens
+        self.dim = self.model.config.hidden_size
+        self.vocab_size = self.model.config.vocab_size
+
+    @property
+    def head(self) -> nn.Module:
+        """The output layer: features (…, dim) to logits (…, vocab_size)."""
+        return self.model.get_output_embeddings()
+
+    @property
+    def input_config(self) -> dict[str, Any]:
+        return {
+            "class_path": "datamodules.modalities.text.Text",
+            "init_args": {"tokenizer_json": self.tokenizer_json, "max_tokens": self.max_tokens},
+        }
+
+    def init_args(self) -> dict[str, Any]:
+        return {
+            "config": self.model.config.to_diff_dict(),
+            "tokenizer": "./tokenizer.json",
+            "max_tokens": self.max_tokens,
+        }
+
+    def assets(self) -> dict[str, str]:
+        return {"tokenizer.json": self.tokenizer_json}
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return the input embeddings (rows, tokens, dim) of ids (rows, tokens)."""
+        return self.model.get_input_embeddings()(input_ids)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
+        """Return features before the output layer.
+
+        Args:
+            inputs: `attention_mask` (rows, tokens) and either `input_ids` (rows, tokens)
+                or `inputs_embeds` (rows, tokens, dim).
+        """
+        rows = len(inputs["attention_mask"])
+        inputs = at_least_one_row(inputs)
+        mask = inputs["attention_mask"].bool()
+        source = {name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs}
+        features = self.model.base_model(**source, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        return Tokens(features[:rows], mask[:rows])
+
+    @torch.no_grad()
+    def generate(self, embeds: Tensor, mask: Tensor, *, max_new_tokens: int) -> Tensor:
+        """Continue each row greedily with a key-value cache: ids (rows, up to max_new_tokens).
+
+        Args:
+            embeds: (rows, tokens, dim), padded on the left so that every row ends in a real token.
+            mask: (rows, tokens), bool.
+            max_new_tokens: at most so many.
+        """
+        return self.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask.long(),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.model.config.pad_token_id,
+        )

@@ -1,0 +1,1 @@
+"""Objectives: what a stage's outcome is judged by, as named scalar losses."""

@@ -1,0 +1,43 @@
+"""Masked audio modelling: spans of the spectrogram are hidden, the encoder says what they were."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from modules.encoders.audio import AudioEncoder
+from modules.objectives.pretraining import PretrainingObjective
+from modules.tokens import Tokens
+
+
+class MaskedAudio(PretrainingObjective):
+    """Predict hidden log-mel frames, as Mockingjay does (arXiv:1910.12638, section 2.2: L1 over masked frames).
+
+    Args:
+        encoder: an audio encoder; one of its tokens stands for `encoder.stride` frames.
+        share: of the tokens' spans that are hidden.
+    """
+
+    def __init__(self, encoder: AudioEncoder, share: float = 0.3) -> None:
+        super().__init__()
+        self.log_mel = [encoder.log_mel]  # in a list: it belongs to the encoder
+        self.stride, self.share = encoder.stride, share
+        self.decoder = nn.Linear(encoder.dim, encoder.stride * encoder.num_mels)
+
+    def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Hide spans of `stride` frames; the target is the spans (rows, spans, stride x mels) and which were hidden."""
+        frames, mask = self.log_mel[0](inputs["waveform"], inputs["lengths"])  # (rows, frames, mels)
+        rows, count, mels = frames.shape
+        padding = -count % self.stride
+        spans = nn.functional.pad(frames, (0, 0, 0, padding)).view(rows, -1, self.stride * mels)
+        whole = nn.functional.pad(mask, (0, padding)).view(rows, -1, self.stride).all(2)
+        hidden = (torch.rand(whole.shape, device=whole.device) < self.share) & whole
+        return {**inputs, "masked": hidden.repeat_interleave(self.stride, 1)[:, :count]}, (spans, hidden)
+
+    def forward(
+        self, tokens: Tokens, target: tuple[Tensor, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Judge the hidden spans alone."""
+        spans, hidden = target
+        difference = (self.decoder(tokens.features[hidden]) - spans[hidden]).abs()
+        return {"masked_audio": difference.sum() / max(1, difference.numel())}, {}

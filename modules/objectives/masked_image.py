@@ -1,0 +1,44 @@
+"""Masked image modelling: some patches are hidden, the encoder says what they looked like."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from modules.encoders.huggingface import ImageEncoder
+from modules.objectives.pretraining import PretrainingObjective
+from modules.tokens import Tokens
+
+
+class MaskedImage(PretrainingObjective):
+    """SimMIM (arXiv:2111.09886, eq. 3 with the L1 distance), against pixels normalised in each patch as MAE's are.
+
+    Differs from SimMIM in that a hidden patch is shown as the mean colour, not as a learned embedding, so
+    that any vision model of the library can be trained.
+
+    Args:
+        encoder: an image encoder whose tokens are its patches, row by row.
+        share: of the patches that are hidden.
+    """
+
+    def __init__(self, encoder: ImageEncoder, share: float = 0.5) -> None:
+        super().__init__()
+        self.patch_size, self.share = encoder.patch_size, share
+        self.decoder = nn.Linear(encoder.dim, 3 * encoder.patch_size**2)
+
+    def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Hide patches; the target is every patch (rows, patches, 3 x size x size) and which ones were hidden."""
+        size = self.patch_size
+        pixels = inputs["pixels"].float() / 255
+        patches = nn.functional.unfold(pixels, kernel_size=size, stride=size).transpose(1, 2)
+        mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+        hidden = torch.rand(patches.shape[:2], device=pixels.device) < self.share
+        return {**inputs, "masked": hidden}, ((patches - mean) / (variance + 1e-6).sqrt(), hidden)
+
+    def forward(
+        self, tokens: Tokens, target: tuple[Tensor, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Judge the hidden patches alone."""
+        patches, hidden = target
+        difference = (self.decoder(tokens.features[hidden]) - patches[hidden]).abs()
+        return {"masked_image": difference.sum() / max(1, difference.numel())}, {}

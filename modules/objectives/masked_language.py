@@ -1,0 +1,61 @@
+"""Masked language modelling: some tokens are hidden, the encoder says what they were."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from modules.encoders.encoder import Encoder
+from modules.objectives.pretraining import PretrainingObjective
+from modules.tokens import Tokens
+
+
+class MaskedLanguage(PretrainingObjective):
+    """BERT's objective (arXiv:1810.04805, section 3.1): of the chosen tokens 80 % are masked, 10 % random, 10 % kept.
+
+    Args:
+        encoder: a text encoder with `tokenizer_json`; its tokenizer has a mask token.
+        share: of the real tokens that are chosen.
+
+    Raises:
+        ValueError: when the tokenizer has no `[MASK]` or `<mask>`.
+    """
+
+    def __init__(self, encoder: Encoder, share: float = 0.15) -> None:
+        super().__init__()
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(encoder.tokenizer_json)
+        ids = [tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>")]
+        found = [index for index in ids if index is not None]
+        if not found:
+            raise ValueError("the tokenizer has no [MASK] or <mask> token: masked language modelling needs one")
+        self.mask_id = found[0]
+        self.special_ids = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.share = share
+        self.chance = 1 / self.vocab_size
+        self.dense = nn.Linear(encoder.dim, encoder.dim)
+        self.norm = nn.LayerNorm(encoder.dim)
+        self.decoder = nn.Linear(encoder.dim, self.vocab_size)
+
+    def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the corrupted ids, and the target (rows, tokens): the true id where chosen, -100 elsewhere."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+        special = torch.isin(ids, torch.tensor(self.special_ids, device=ids.device, dtype=ids.dtype))
+        chosen = (torch.rand(ids.shape, device=ids.device) < self.share) & mask & ~special
+        fate = torch.rand(ids.shape, device=ids.device)
+        corrupted = torch.where(chosen & (fate < 0.8), self.mask_id, ids)
+        random = torch.randint(self.vocab_size, ids.shape, device=ids.device)
+        corrupted = torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random, corrupted)
+        return {**inputs, "input_ids": corrupted}, torch.where(chosen, ids, -100)
+
+    def forward(self, tokens: Tokens, target: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Judge the chosen tokens alone: the others never meet the vocabulary."""
+        chosen = target != -100
+        features = self.norm(nn.functional.gelu(self.dense(tokens.features[chosen])))
+        logits = self.decoder(features)  # (chosen, vocab_size)
+        count = max(1, len(logits))
+        loss = nn.functional.cross_entropy(logits, target[chosen], reduction="sum") / count
+        accuracy = (logits.argmax(1) == target[chosen]).sum() / count
+        return {"masked_language": loss}, {"accuracy": accuracy.detach()}

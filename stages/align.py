@@ -1,0 +1,64 @@
+"""Align: the encoders of any number of modalities into one space, by contrast (logic)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from modules.embedder import embed
+from modules.encoders.encoder import as_encoder
+from modules.objectives.contrastive import Contrastive
+from modules.parts import Part
+from modules.projections import Projection
+from stages.stage import Optim, Stage
+
+
+class Align(Stage):
+    """Bring the samples' modalities together and everything else apart.
+
+    Args:
+        encoders: by modality: parts of the stage before, or any encoder.
+        dim: width of the shared space.
+        objective: InfoNCE or SigLIP.
+        optim: optimiser and schedule.
+        lr_factors: name prefix -> factor of the learning rate; 0 freezes.
+
+    Raises:
+        ValueError: when there are fewer than two modalities.
+    """
+
+    def __init__(
+        self,
+        encoders: dict[str, Part],
+        dim: int,
+        objective: Contrastive,
+        optim: Optim | None = None,
+        lr_factors: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(optim, lr_factors)
+        if len(encoders) < 2:
+            raise ValueError(f"align brings modalities together and was given {len(encoders)}: expected two encoders or more")
+        self.encoders = nn.ModuleDict({name: as_encoder(part, name) for name, part in encoders.items()})
+        self.projections = nn.ModuleDict({name: Projection(part.dim, dim) for name, part in self.encoders.items()})
+        self.objective = objective
+
+    @property
+    def input_configs(self) -> dict[str, dict[str, Any]]:
+        return {name: encoder.input_config for name, encoder in self.encoders.items()}
+
+    def exports(self) -> dict[str, Part]:
+        encoders = {f"encoders.{name}": encoder for name, encoder in self.encoders.items()}
+        projections = {f"projections.{name}": projection for name, projection in self.projections.items()}
+        return encoders | projections
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        embeddings = {
+            name: embed(encoder, self.projections[name], batch.inputs[name]) for name, encoder in self.encoders.items()
+        }
+        return self.objective(embeddings, batch.rows, len(batch))
+
+
+if __name__ == "__main__":
+    from stages.cli import run
+
+    run("stages.align.Align")

@@ -1,0 +1,104 @@
+"""The command lines: Lightning's for the training stages, a typed function for the others; errors in one place."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stages.training import TrainingCLI
+
+REFUSED = 2  # exit code of "this cannot work, and nothing was started"
+
+
+def run(class_path: str, args: list[str] | None = None) -> "TrainingCLI":
+    """Run the command line of a training stage, such as `run("stages.align.Align")`.
+
+    Args:
+        class_path: the stage, by import path: a class defined in `__main__` breaks saved class paths.
+        args: instead of the process's own.
+
+    Raises:
+        SystemExit: 2 when the request is refused before the first step, 75 when stopped by a signal.
+    """
+    _quiet()
+    from stages.training import TrainingCLI
+
+    with refusals():
+        return TrainingCLI.of(class_path, args)
+
+
+def parse(class_path: str, args: list[str]) -> Any:
+    """Parse a training stage's command line without building anything, and return the configuration.
+
+    Raises:
+        SystemExit: 2 when a key or a value is not one the stage takes.
+    """
+    _quiet()
+    from stages.training import ParsedOnly
+
+    return ParsedOnly.of(class_path, args).config
+
+
+def command(component: Callable[..., Any] | dict[str, Callable[..., Any]], args: list[str] | None = None) -> Any:
+    """Run a stage that is a typed function, or one of several as sub-commands.
+
+    Args:
+        component: the function; its signature and docstring are the command line.
+        args: instead of the process's own.
+
+    Raises:
+        SystemExit: 2 when the request is refused.
+    """
+    _quiet()
+    from jsonargparse import auto_cli
+
+    with refusals():
+        return auto_cli(component, args=args, as_positional=False, set_defaults=None)
+
+
+class refusals:  # noqa: N801 - read as a statement: `with refusals():`
+    """Turn what a user can mend into one message and exit code 2; let our own mistakes show where they are.
+
+    After `pass_on()`, errors pass: a training that fails at step 900 was not refused.
+    """
+
+    refusing = True
+
+    @classmethod
+    def pass_on(cls) -> None:
+        """Say that the work has begun."""
+        cls.refusing = False
+
+    def __enter__(self) -> None:
+        refusals.refusing = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (ValueError, OSError)) and refusals.refusing and "TRIVIUM_TRACEBACK" not in os.environ:
+            message = str(error) if not isinstance(error, OSError) or not error.filename else f"{error.strerror}: {error.filename}"
+            print(f"error: {message}\n(TRIVIUM_TRACEBACK=1 shows where)", file=sys.stderr)
+            raise SystemExit(REFUSED) from error
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _quiet() -> None:
+    """Silence what libraries say at import about themselves; warnings about the user's run stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*IterableDataset.*has `__len__` defined.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

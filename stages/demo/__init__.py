@@ -1,0 +1,1 @@
+"""The whole pipeline on embedded data, and the data itself: spoken scenes."""

@@ -1,0 +1,9 @@
+"""Run the whole pipeline on the embedded data, make that data, or measure what each stage is worth."""
+
+from stages.cli import command
+from stages.demo.ablation import ablate
+from stages.demo.pipeline import run
+from stages.demo.spoken_scenes import make
+
+if __name__ == "__main__":
+    command({"run": run, "data": make, "ablate": ablate})

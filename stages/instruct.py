@@ -1,0 +1,74 @@
+"""Instruct: a language model learns to answer about media that aligned encoders show it (rhetoric)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from modules.assistant import CONVERSATION, Assistant
+from modules.encoders.encoder import as_encoder
+from modules.language_model import LanguageModel
+from modules.parts import Part
+from modules.projections import Projector
+from stages.stage import Optim, Stage
+
+
+class Instruct(Stage):
+    """Train projectors, and as much of the rest as `lr_factors` leaves free, on answers alone.
+
+    Args:
+        language_model: a part of the stage before, or any causal model of transformers.
+        encoders: by modality: aligned parts, or any encoder.
+        group: neighbouring tokens of a modality that become one token of the language model; 1 where not named.
+        optim: optimiser and schedule.
+        lr_factors: name prefix -> factor of the learning rate; 0 freezes.
+
+    Raises:
+        ValueError: when `group` names a modality without an encoder.
+    """
+
+    def __init__(
+        self,
+        language_model: Part,
+        encoders: dict[str, Part],
+        group: dict[str, int] | None = None,
+        optim: Optim | None = None,
+        lr_factors: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(optim, lr_factors)
+        group = group or {}
+        if unknown := set(group) - set(encoders):
+            raise ValueError(f"group names {', '.join(sorted(unknown))}, but there are encoders for {', '.join(encoders)}")
+        if not isinstance(language_model, LanguageModel):
+            raise ValueError(f"language_model was given a {type(language_model).__name__}, expected a LanguageModel")
+        towers = {name: as_encoder(part, name) for name, part in encoders.items()}
+        projectors = {
+            name: Projector(tower.dim, language_model.dim, group.get(name, 1)) for name, tower in towers.items()
+        }
+        self.assistant = Assistant(language_model, towers, projectors)
+
+    @property
+    def input_configs(self) -> dict[str, dict[str, Any]]:
+        return self.assistant.input_configs
+
+    @property
+    def require(self) -> list[str]:
+        return [CONVERSATION]
+
+    def exports(self) -> dict[str, Part]:
+        groups = {"encoders": self.assistant.encoders, "projectors": self.assistant.projectors}
+        named = {f"{group}.{name}": part for group, parts in groups.items() for name, part in parts.items()}
+        return {"language_model": self.assistant.language_model, **named}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        logits, said = self.assistant(batch.inputs, batch.rows)
+        count = max(1, len(said))
+        accuracy = (logits.argmax(1) == said).sum() / count
+        self._log("train" if self.training else "val", {"token_accuracy": accuracy}, batch, prog_bar=("token_accuracy",))
+        return {"answer": nn.functional.cross_entropy(logits.float(), said, reduction="sum") / count}
+
+
+if __name__ == "__main__":
+    from stages.cli import run
+
+    run("stages.instruct.Instruct")

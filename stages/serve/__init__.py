@@ -1,0 +1,1 @@
+"""Serving: the aligned encoders and the assistant over HTTP."""

@@ -1,0 +1,168 @@
+"""Stage: what every training stage shares, so that a stage itself is its losses and what it hands on."""
+
+import difflib
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from modules.parts import Part
+
+
+@dataclass
+class Optim:
+    """AdamW with linear warm-up and cosine decay to zero over the trainer's `max_steps`."""
+
+    lr: float = 1e-3
+    """Largest learning rate, reached at the end of the warm-up."""
+    weight_decay: float = 0.05
+    """Of matrices; vectors (biases, norms, scales) are not decayed."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of the running averages of the gradient and of its square."""
+    warmup_share: float = 0.05
+    """Of all steps, over which the learning rate grows linearly from zero."""
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr is {self.lr}, expected more than 0")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"optim.warmup_share is {self.warmup_share}, expected a share from 0 to below 1")
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Return the share of `lr` at a step, counted from 0."""
+        warmup = round(self.warmup_share * max_steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, max_steps - warmup))))
+
+
+class Stage(LightningModule):
+    """Base of the training stages.
+
+    A subclass writes `losses(batch)` and `exports()`; this class sums and logs, builds the optimiser with
+    learning-rate factors by name prefix, and schedules.
+
+    Args:
+        optim: optimiser and schedule.
+        lr_factors: name prefix -> factor of the learning rate; 0 freezes. The longest matching prefix wins.
+    """
+
+    def __init__(self, optim: Optim | None = None, lr_factors: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.optim = optim or Optim()
+        self.lr_factors = dict(lr_factors or {})
+
+    # ---- what a stage says of itself
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return named scalar losses of one batch; they are summed."""
+
+    @abstractmethod
+    def exports(self) -> dict[str, Part]:
+        """Return what the next stage starts from, by name: `<group>.<modality>`, or one word."""
+
+    @property
+    @abstractmethod
+    def input_configs(self) -> dict[str, dict[str, Any]]:
+        """Say how the data module makes the inputs of every modality."""
+
+    @property
+    def require(self) -> list[str]:
+        """Modalities that every sample must have."""
+        return []
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """What a guess would reach, by score."""
+        return {}
+
+    # ---- Lightning's hooks
+
+    def configure_model(self) -> None:
+        """Freeze here: in `configure_optimizers` DDP has wrapped the module already."""
+        factors = self._factors()
+        for name, parameter in self.named_parameters():
+            if factors[name] == 0:
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Stage":
+        """Switch to training, but for frozen modules, whose dropout and statistics stay still."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        self.trainer.datamodule.consumed(batch)
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self._log("train", {**losses, "loss": total}, batch, prog_bar=("loss",))
+        return total
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self._log("val", {**losses, "loss": total}, batch, prog_bar=())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        max_steps = self.trainer.max_steps  # never estimated_stepping_batches: it drops the loader's state on resume
+        optimizer = torch.optim.AdamW(self._groups(), lr=self.optim.lr, betas=tuple(self.optim.betas))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ---- how it is done
+
+    def _log(self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()) -> None:
+        for name, value in values.items():
+            self.log(
+                f"{split}/{name}",
+                value.detach(),
+                prog_bar=name in prog_bar,
+                batch_size=len(batch),
+                sync_dist=split == "val",
+            )
+
+    def _factors(self) -> dict[str, float]:
+        """Return the learning-rate factor of every parameter.
+
+        Raises:
+            ValueError: when a prefix of `lr_factors` matches no parameter; names the nearest that would.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        for prefix in self.lr_factors:
+            if not any(_matches(prefix, name) for name in names):
+                known = sorted({name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)})
+                near = difflib.get_close_matches(prefix, known, n=3, cutoff=0.3) or known[:3]
+                raise ValueError(f"lr_factors names '{prefix}', which matches no parameter; did you mean {', '.join(near)}?")
+        factors = {}
+        for name in names:
+            prefixes = [prefix for prefix in self.lr_factors if _matches(prefix, name)]
+            factors[name] = self.lr_factors[max(prefixes, key=len)] if prefixes else 1.0
+        return factors
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        factors = self._factors()
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                decay = self.optim.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((factors[name], decay), []).append(parameter)
+        if not groups:
+            raise ValueError("lr_factors freezes every parameter: there is nothing to train")
+        return [
+            {"params": parameters, "lr": self.optim.lr * factor, "weight_decay": decay}
+            for (factor, decay), parameters in sorted(groups.items(), reverse=True)
+        ]
+
+
+def _matches(prefix: str, name: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")

@@ -1,0 +1,173 @@
+"""TrainingCLI: Lightning's command line as the training stages use it, and the life of a run directory."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks.checkpoints import Checkpoints, newest
+from callbacks.parts import WriteParts
+from callbacks.preemption import Preemption
+from callbacks.progress import StepBar
+from callbacks.summary import Summary
+from datamodules.samples import SampleDataModule
+from stages.cli import refusals
+
+FREE = ("config", "ckpt_path", "run_dir", "data.num_workers", "save_every_steps")
+"""What may differ between a run and the command that goes on with it: where and how fast, not what."""
+FIXED_OF_TRAINER = ("max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
+"""Of the trainer's settings, those that change what is learned; the rest may differ on another machine."""
+
+
+class TrainingCLI(LightningCLI):
+    """A stage, its data, and one run directory; `fit` goes on where an earlier `fit` of the same config stopped."""
+
+    @classmethod
+    def of(cls, class_path: str, args: list[str] | None = None) -> "TrainingCLI":
+        """Build and run the command line of a stage given by import path."""
+        module_name, _, name = class_path.rpartition(".")
+        return cls(
+            getattr(importlib.import_module(module_name), name),
+            SampleDataModule,
+            args=args,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": -1,
+                "use_distributed_sampler": False,
+                "check_val_every_n_epoch": None,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "enable_checkpointing": False,
+            },
+        )
+
+    # ---- the arguments
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+        return {"fit": skipped, "validate": skipped}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, required=True, help="Folder that this run leaves.")
+        parser.add_argument("--save_every_steps", type=int, default=500, help="Steps between two checkpoints.")
+        for name in ("input_configs", "require"):
+            parser.link_arguments(f"model.{name}", f"data.{name}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would put the checkpoint's hyper-parameters over what YAML and command line say."""
+
+    # ---- the run directory
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self._get(self.config, "run_dir"))
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what cannot work, before anything is built.
+
+        Raises:
+            ValueError: when steps are not stated, or the run directory belongs to another config.
+        """
+        trainer = self._get(self.config, "trainer")
+        if trainer.max_steps is None or trainer.max_steps < 1:
+            raise ValueError(f"trainer.max_steps is {trainer.max_steps}: state how many steps to train, the schedule needs it")
+        if trainer.val_check_interval is None:
+            trainer.val_check_interval = trainer.max_steps
+        if self.subcommand == "fit":
+            self._check_run_dir()
+
+    def _check_run_dir(self) -> None:
+        asked = self._plain_config()
+        first = self.run_dir / "config.yaml"
+        if first.is_file():
+            found = yaml.safe_load(first.read_text(encoding="utf-8"))
+            differences = _differences(_identity(found), _identity(asked))
+            if differences:
+                raise ValueError(
+                    f"{self.run_dir} belongs to a run with another config ({'; '.join(differences[:5])}): "
+                    "choose another --run_dir, or remove the folder to start anew"
+                )
+        elif self.run_dir.is_dir() and any(self.run_dir.iterdir()):
+            raise ValueError(f"{self.run_dir} is not empty and holds no run (no config.yaml): choose another --run_dir")
+        self._asked = asked
+
+    def _plain_config(self) -> dict[str, Any]:
+        dumped = self._parser(self.subcommand).dump(self._get_section(), skip_none=False, skip_link_targets=True)
+        return yaml.safe_load(dumped)
+
+    def _get_section(self) -> Any:
+        return self.config[self.subcommand]
+
+    @rank_zero_only
+    def _write_config(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        names = ["config.yaml", *(f"config.{n}.yaml" for n in range(1, 10000))]
+        path = next(self.run_dir / name for name in names if not (self.run_dir / name).exists())
+        path.write_text(yaml.safe_dump(self._asked, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    # ---- building and running
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("logger") is None:
+            config["logger"] = TensorBoardLogger(self.run_dir, name="logs", version="")
+        checkpoints = Checkpoints(self.run_dir / "checkpoints", every_n_steps=self._get(self.config, "save_every_steps"))
+        ours = [WriteParts(self.run_dir / "parts"), StepBar(), Preemption(checkpoints), checkpoints, Summary(self.run_dir)]
+        ours.append(LambdaCallback(on_train_start=lambda *_: refusals.pass_on()))
+        if config.get("enable_progress_bar") is False:
+            ours = [callback for callback in ours if not isinstance(callback, StepBar)]
+        config["default_root_dir"] = str(self.run_dir)
+        return super()._instantiate_trainer(config, callbacks + ours)
+
+    def fit(self, model: Any, **kwargs: Any) -> None:
+        """Fit from the start, or from the newest checkpoint of this run directory; nothing when it is finished."""
+        if (self.run_dir / "metrics.json").is_file():
+            print(f"{self.run_dir} is finished: nothing to do (remove the folder to start anew)")
+            return
+        checkpoint = kwargs.pop("ckpt_path", None) or newest(self.run_dir / "checkpoints")
+        if checkpoint is not None:
+            print(f"going on from {checkpoint}")
+        self._write_config()
+        self.trainer.fit(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
+
+
+class ParsedOnly(TrainingCLI):
+    """The same command line, parsed and checked, with nothing built and nothing run."""
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a run this run, flattened to dotted keys."""
+    flat = _flatten(config)
+    trainer = {f"trainer.{name}" for name in FIXED_OF_TRAINER}
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.partition(".")[0] not in FREE and key not in FREE and (not key.startswith("trainer.") or key in trainer)
+    }
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {prefix: value}
+
+
+def _differences(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    keys = sorted(key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key))
+    return [f"{key}: {found.get(key)!r} there, {asked.get(key)!r} asked" for key in keys]

@@ -1,0 +1,89 @@
+"""Tiny encoders and a tiny tokenizer, built from configs: nothing is downloaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+TEXTS = ["a red seven left of a blue two", "a green five above a white nine", "Which digit is shown? yes no"]
+TRUNK = {
+    "model_type": "modernbert",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "global_attn_every_n_layers": 1,
+}
+VIT = {
+    "model_type": "vit",
+    "image_size": 16,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A byte-level BPE tokenizer trained on a few lines."""
+    from datamodules.preparation.tokenizer import train_tokenizer
+
+    path: Path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(train_tokenizer(TEXTS, vocab_size=300), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def text_encoder(tokenizer_path: str):
+    from modules.encoders.huggingface import TextEncoder
+
+    return TextEncoder(config=TRUNK, tokenizer=tokenizer_path, max_tokens=16).eval()
+
+
+@pytest.fixture
+def image_encoder():
+    from modules.encoders.huggingface import ImageEncoder
+
+    return ImageEncoder(config=VIT).eval()
+
+
+@pytest.fixture
+def audio_encoder():
+    from modules.encoders.audio import AudioEncoder
+
+    return AudioEncoder(TRUNK, sampling_rate=16000, max_seconds=2.0, num_mels=20).eval()
+
+
+@pytest.fixture
+def language_model(tokenizer_path: str):
+    from modules.language_model import LanguageModel
+
+    return LanguageModel(config=LLAMA, tokenizer=tokenizer_path, max_tokens=64).eval()
+
+
+@pytest.fixture
+def text_inputs() -> dict[str, torch.Tensor]:
+    mask = torch.arange(6) < torch.tensor([[6], [3], [1]])
+    return {"input_ids": torch.randint(10, 90, (3, 6)) * mask, "attention_mask": mask}
+
+
+@pytest.fixture
+def image_inputs() -> dict[str, torch.Tensor]:
+    return {"pixels": torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)}
+
+
+@pytest.fixture
+def audio_inputs() -> dict[str, torch.Tensor]:
+    lengths = torch.tensor([16000, 9000, 4000])
+    waveform = torch.randn(3, 16000) * 0.1
+    return {"waveform": waveform * (torch.arange(16000) < lengths.unsqueeze(1)), "lengths": lengths}

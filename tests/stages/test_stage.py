@@ -1,0 +1,85 @@
+"""Stage: factors by prefix, freezing that is freezing, and the schedule."""
+
+import pytest
+import torch
+from torch import nn
+
+from modules.projections import Projection
+from stages.stage import Optim, Stage
+
+
+class Tiny(Stage):
+    def __init__(self, lr_factors=None):
+        super().__init__(Optim(lr=0.1, weight_decay=0.5), lr_factors)
+        self.encoders = nn.ModuleDict({"image": nn.Linear(4, 4), "imagery": nn.Linear(4, 4)})
+        self.encoders["image"].dropout = nn.Dropout()
+        self.projection = Projection(4, 2)
+
+    input_configs = {}
+
+    def losses(self, batch):
+        return {}
+
+    def exports(self):
+        return {"projection": self.projection}
+
+
+def rates(stage):
+    """Learning rate and decay of every parameter in the optimiser, by name."""
+    names = {id(parameter): name for name, parameter in stage.named_parameters()}
+    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in stage._groups() for p in group["params"]}
+
+
+def test_the_longest_prefix_wins_and_a_prefix_ends_at_a_dot():
+    stage = Tiny({"encoders": 0.5, "encoders.image": 0.1})
+    found = rates(stage)
+    assert found["encoders.image.weight"][0] == pytest.approx(0.01)
+    assert found["encoders.imagery.weight"][0] == pytest.approx(0.05)
+    assert found["projection.linear.weight"][0] == pytest.approx(0.1)
+
+
+def test_vectors_are_not_decayed():
+    found = rates(Tiny())
+    assert found["encoders.image.weight"][1] == 0.5
+    assert found["encoders.image.bias"][1] == 0.0
+    assert found["projection.query"][1] == 0.0
+
+
+def test_frozen_means_no_gradient_no_training_mode_and_not_in_the_optimiser():
+    stage = Tiny({"encoders.image": 0})
+    stage.configure_model()
+    stage.train()
+    frozen = stage.encoders["image"]
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert not frozen.training
+    assert not frozen.dropout.training
+    assert stage.encoders["imagery"].training
+    assert not [name for name in rates(stage) if name.startswith("encoders.image.")]
+
+
+def test_a_prefix_that_matches_nothing_is_refused_with_the_nearest_names():
+    stage = Tiny({"encoder.image": 0.1})
+    with pytest.raises(ValueError, match=r"'encoder.image', which matches no parameter; did you mean encoders.image"):
+        stage.configure_model()
+
+
+def test_freezing_everything_is_refused():
+    stage = Tiny({"encoders": 0, "projection": 0})
+    stage.configure_model()
+    with pytest.raises(ValueError, match="nothing to train"):
+        stage._groups()
+
+
+def test_the_schedule_warms_up_linearly_and_ends_at_zero():
+    optim = Optim(lr=1.0, warmup_share=0.1)
+    factors = torch.tensor([optim.factor(step, 100) for step in range(101)])
+    torch.testing.assert_close(factors[:10], torch.arange(1, 11) / 10)
+    assert factors[10] == 1
+    assert (factors[10:].diff() < 0).all()
+    assert factors[100] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"lr": float("nan")}, {"warmup_share": 1.0}])
+def test_a_wrong_setting_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"optim\."):
+        Optim(**wrong)
