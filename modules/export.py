@@ -1,7 +1,8 @@
 """Export: one modality of an Embedder as an ONNX file, that file in int8, and what runs either without torch."""
 
+import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ def require_export() -> None:
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ValueError(f"{', '.join(missing)} not installed; expected the export extra: pip install 'trivium[export]'")
+        raise ValueError(f"{', '.join(missing)} not installed; run: pip install 'trivium[export]'")
 
 
 class _OneModality(nn.Module):
@@ -55,13 +56,15 @@ def export_onnx(embedder: Embedder, modality: str, example: Mapping[str, Tensor]
     """
     rows = len(next(iter(example.values())))
     if rows < 2:
-        raise ValueError(f"the example of {modality} has {rows} rows: expected at least 2, take a larger batch")
+        raise ValueError(
+            f"the example of {modality} has {rows} rows: expected at least 2, take a larger batch"
+        )
     open_sizes = tuple(
         dict.fromkeys((0, 1) if tensor.ndim in (2, 3) else (0,), torch.export.Dim.DYNAMIC)
         for tensor in example.values()
     )
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", message="While compiling, we found certain side effects")  # transformers'
+        warnings.filterwarnings("ignore", message="While compiling")  # transformers has a context variable
         traced = torch.export.export(
             _OneModality(embedder, modality, list(example)).eval(),
             tuple(example.values()),
@@ -107,31 +110,51 @@ def _stft_by_convolution(
     angles = 2 * np.pi / n_fft * np.outer(np.arange(n_fft // 2 + 1), np.arange(n_fft))
     basis = np.concatenate([np.cos(angles), -np.sin(angles)]).astype(np.float32)[:, None]
     kernels = op.Mul(op.Constant(value=from_array(basis)), window)  # (2 x frequencies, 1, n_fft)
-    parts = op.Conv(op.Unsqueeze(signal, [1]), kernels, strides=[hop_length])  # (rows, 2 x frequencies, frames)
-    real, imaginary = op.Split(parts, axis=1, num_outputs=2)
+    parts = op.Conv(op.Unsqueeze(signal, [1]), kernels, strides=[hop_length])
+    real, imaginary = op.Split(parts, axis=1, num_outputs=2)  # each (rows, frequencies, frames)
     return op.Concat(op.Unsqueeze(real, [3]), op.Unsqueeze(imaginary, [3]), axis=3)
 
 
-def quantize_int8(source: Path, target: Path) -> None:
-    """Write an ONNX file with int8 weights, one scale a column, and activations that are quantised as they come.
+def quantize_int8(source: Path, target: Path, calibration: Iterable[Mapping[str, Tensor]]) -> None:
+    """Write an ONNX file with int8 weights, one scale a channel, and what they are multiplied with in int8 as well.
 
-    Only multiplications by a weight matrix are quantised; convolutions, norms and attention stay float32. Weights
-    use 7 of the 8 bits: on a CPU without VNNI, sums of two full products overflow (onnxruntime's `reduce_range`).
+    Matrix multiplications take the range of their input as it comes; convolutions, for which that costs more than
+    it saves, take it from the calibration. Norms, attention scores and the spectrogram stay float32. Weights use 7
+    of the 8 bits: on a CPU without VNNI, the sum of two full products overflows (onnxruntime's `reduce_range`).
+
+    Args:
+        source: a file that `export_onnx` wrote.
+        target: of the file to write.
+        calibration: Inputs such as the file will be given; not those that it is measured on.
     """
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 
     graph = onnx.load(source).graph
-    matrices = {weight.name for weight in graph.initializer if len(weight.dims) == 2}
-    multiplications = [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and n.input[1] in matrices]
-    quantize_dynamic(
-        source,
-        target,
-        nodes_to_quantize=multiplications,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-    )
+    ranks = {weight.name: len(weight.dims) for weight in graph.initializer}
+    products = [n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and ranks.get(n.input[1]) == 2]
+    # A parameter keeps its name in the file; the Fourier basis, which is computed, has none.
+    convolutions = [n.name for n in graph.node if n.op_type == "Conv" and n.input[1].startswith("encoder.")]
+    weights = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
+
+    shutil.copyfile(source, target)
+    if products:  # an empty list means all nodes to onnxruntime
+        quantize_dynamic(target, target, nodes_to_quantize=products, **weights)
+    if convolutions:
+        unsigned = {"activation_type": QuantType.QUInt8}  # the kernels for signed ones take twice as long
+        reader = _CalibrationReader(calibration)
+        quantize_static(target, target, reader, nodes_to_quantize=convolutions, **weights, **unsigned)
+
+
+class _CalibrationReader:
+    """Inputs in the form in which onnxruntime asks for them, one by one, then None."""
+
+    def __init__(self, calibration: Iterable[Mapping[str, Tensor]]) -> None:
+        self.rest = iter(calibration)
+
+    def get_next(self) -> dict[str, Any] | None:
+        inputs = next(self.rest, None)
+        return None if inputs is None else {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
 class OnnxModel:

@@ -1,9 +1,9 @@
 """Export the aligned encoders to ONNX, in float32 and in int8, and measure size, speed and retrieval of both."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 CARD: Final = "card.yaml"
 FILES: Final = {"float32": "model.onnx", "int8": "model.int8.onnx"}
+CALIBRATION_BATCHES: Final = 4
 TOLERANCE: Final = 1e-4
 """How far any number of a unit vector may be from torch's."""
 
@@ -37,11 +38,14 @@ class Measured:
         return self.vectors[kind][[places[key] for key in keys]]
 
 
-def compress(aligned: Path, retrieval: Path, out: Path, batch_size: int = 32, repeats: int = 7) -> None:
+def compress(
+    aligned: Path, calibration: Path, retrieval: Path, out: Path, batch_size: int = 32, repeats: int = 7
+) -> None:
     """Write each modality of an aligned space as ONNX and as int8 ONNX, and measure what that costs.
 
     Args:
         aligned: The `parts/` folder of an alignment.
+        calibration: Shards whose first batches set the int8 ranges of convolutions; others than `retrieval`.
         retrieval: Held-out shards, on which the files are checked against torch and recall is measured.
         out: Gets `metrics.json`, and `model.onnx`, `model.int8.onnx` and `card.yaml` in one folder a modality.
         batch_size: Samples at once; milliseconds are those of one such batch.
@@ -58,12 +62,11 @@ def compress(aligned: Path, retrieval: Path, out: Path, batch_size: int = 32, re
 
     require_export()
     embedder = Embedder.load(aligned)
-    measured = {
-        modality: compress_modality(
-            embedder, modality, retrieval=retrieval, folder=out / modality, batch_size=batch_size, repeats=repeats
-        )
-        for modality in embedder.input_configs
-    }
+    measured = {}
+    for modality in embedder.input_configs:
+        folder = out / modality
+        export(embedder, modality, inputs_of(embedder, modality, calibration, batch_size), folder)
+        measured[modality] = measure(embedder, modality, retrieval, folder, batch_size, repeats)
     for modality in measured:
         write_card(embedder, modality, aligned, out / modality)
     metrics = {
@@ -76,57 +79,66 @@ def compress(aligned: Path, retrieval: Path, out: Path, batch_size: int = 32, re
     print(table(metrics))
 
 
-def compress_modality(
-    embedder: "Embedder", modality: str, *, retrieval: Path, folder: Path, batch_size: int, repeats: int
+def export(embedder: "Embedder", modality: str, inputs: Iterator[Any], folder: Path) -> None:
+    """Write both files of a modality into a folder, which has no card until they are checked."""
+    from modules.export import export_onnx, quantize_int8
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
+    examples = [some for _, some in islice(inputs, CALIBRATION_BATCHES)]
+    export_onnx(embedder, modality, examples[0], folder / FILES["float32"])
+    quantize_int8(folder / FILES["float32"], folder / FILES["int8"], examples)
+
+
+def measure(
+    embedder: "Embedder", modality: str, retrieval: Path, folder: Path, batch_size: int, repeats: int
 ) -> Measured:
-    """Export a modality into a folder, check every held-out batch of it against torch, and time both files.
+    """Check every held-out batch of a modality's files against torch, and time them on the first.
 
     Raises:
-        ValueError: when the shards lack the modality, or the export disagrees with torch.
+        ValueError: when the shards lack the modality, or the float32 file disagrees with torch.
     """
     import torch
 
-    from datamodules.modalities.build import build_modalities
-    from datamodules.stream import batches
-    from modules.export import OnnxModel, export_onnx, quantize_int8
+    from modules.export import OnnxModel
 
-    built = build_modalities({modality: embedder.input_configs[modality]})
-    example = next(batches(retrieval, built, batch_size)).inputs[modality]
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).unlink(missing_ok=True)  # written last: a folder without a card is not whole
     paths = {kind: folder / name for kind, name in FILES.items()}
-    export_onnx(embedder, modality, example, paths["float32"])
-    quantize_int8(paths["float32"], paths["int8"])
     models = {kind: OnnxModel(path) for kind, path in paths.items()}
-
     keys, before, after, difference = [], [], [], 0.0
     with torch.inference_mode():
-        for batch in batches(retrieval, built, batch_size):
-            if not len(batch):
-                continue  # none of these could be decoded
-            inputs = batch.inputs[modality]
-            first = {name: tensor[:1] for name, tensor in inputs.items()}
-            vectors = embedder.embed(modality, inputs)
-            for expected, found in (
-                (vectors, models["float32"](inputs)),
-                (embedder.embed(modality, first), models["float32"](first)),
-            ):
-                difference = max(difference, (expected - found).abs().max().item())
-            keys += [batch.keys[row] for row in batch.rows[modality].tolist()]
-            before.append(vectors)
+        for names, inputs in inputs_of(embedder, modality, retrieval, batch_size):
+            alone = {name: tensor[:1] for name, tensor in inputs.items()}
+            for some in (inputs, alone):
+                apart = embedder.embed(modality, some) - models["float32"](some)
+                difference = max(difference, apart.abs().max().item())
+            keys += names
+            before.append(embedder.embed(modality, inputs))
             after.append(models["int8"](inputs))
     if not difference <= TOLERANCE:
         raise ValueError(
             f"the ONNX file of {modality} gives vectors up to {difference:.1e} from torch's, expected at most "
             f"{TOLERANCE:.0e}: an operation of this encoder is exported wrongly; {paths['float32']} must not be used"
         )
+    _, example = next(inputs_of(embedder, modality, retrieval, batch_size))
+    calls = {kind: lambda model=model: model(example) for kind, model in models.items()}
     figures = {
         "size_bytes": {kind: path.stat().st_size for kind, path in paths.items()},
-        "milliseconds": milliseconds({kind: lambda model=model: model(example) for kind, model in models.items()}, repeats),
+        "milliseconds": milliseconds(calls, repeats),
         "onnx_max_difference": difference,
     }
     return Measured(keys, {"float32": torch.cat(before), "int8": torch.cat(after)}, figures)
+
+
+def inputs_of(embedder: "Embedder", modality: str, shards: Path, batch_size: int) -> Iterator[Any]:
+    """Return the keys and Inputs of every batch of one modality."""
+    from datamodules.modalities.build import build_modalities
+    from datamodules.stream import batches
+
+    modalities = build_modalities({modality: embedder.input_configs[modality]})
+    found = batches(shards, modalities, batch_size)
+    return (
+        (batch.keys, batch.inputs[modality]) for batch in found if len(batch)
+    )  # each sample has the modality
 
 
 def milliseconds(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -159,7 +171,10 @@ def recall_at_1(measured: Mapping[str, Measured]) -> dict[str, dict[str, float]]
             metric = RetrievalRecall(ks=(1,))
             metric.update(*(measured[name].select(kind, both) for name in (first, second)))
             found = metric.compute()
-            for direction, name in (("forward", f"{first}_to_{second}"), ("backward", f"{second}_to_{first}")):
+            for direction, name in (
+                ("forward", f"{first}_to_{second}"),
+                ("backward", f"{second}_to_{first}"),
+            ):
                 recalls.setdefault(name, {})[kind] = found[direction]["recall_at_1"].item()
     return recalls
 

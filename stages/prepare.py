@@ -1,7 +1,7 @@
 """Clean the media that a user has, align subtitles in time, and pack all of it into shards."""
 
 import os
-from multiprocessing import Pool
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import monotonic
 
@@ -15,8 +15,12 @@ from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from stages.cli import command
 
+STOPPED = 75  # exit code of "stopped, not finished", as of a training
 
-def prepare(out: Path, sets: dict[str, SampleSet] | None = None, one: SampleSet | None = None, workers: int = 2) -> None:
+
+def prepare(
+    out: Path, sets: dict[str, SampleSet] | None = None, one: SampleSet | None = None, workers: int = 2
+) -> None:
     """Turn raw media into shards: per set one folder of tars, with manifest and index.
 
     A set that is there already, made from the same files with the same config, is left as it is. A set's folder
@@ -34,21 +38,32 @@ def prepare(out: Path, sets: dict[str, SampleSet] | None = None, one: SampleSet 
     """
     folders = {out / name: chosen for name, chosen in (sets or {}).items()} | ({out: one} if one else {})
     if not folders:
-        raise ValueError("found nothing to prepare; expected `sets` in a --config, or --one.source. See --help.")
+        raise ValueError(
+            "found nothing to prepare; expected `sets` in a --config, or --one.source. See --help."
+        )
     for chosen in folders.values():
         chosen.source.check()
     descriptions = {folder: chosen.description() for folder, chosen in folders.items()}
-    missing = {folder: chosen for folder, chosen in folders.items() if not is_prepared(folder, descriptions[folder])}
-    for folder in folders.keys() - missing.keys():
-        print(f"{folder}: already prepared")
+    missing = {
+        folder: chosen for folder, chosen in folders.items() if not is_prepared(folder, descriptions[folder])
+    }
+    for folder in folders:
+        if folder not in missing:
+            print(f"{folder}: already prepared")
     if not missing:
         return
 
     filters = {folder.name: chosen.filters for folder, chosen in missing.items()}
-    with Pool(min(workers, os.cpu_count() or 1), start_worker, (filters,)) as pool, Progress() as progress:
-        for folder, chosen in missing.items():
-            progress.begin(folder.name, len(chosen.source))
-            progress.end(prepare_set(folder, chosen, descriptions[folder], pool, progress))
+    processes = min(workers, os.cpu_count() or 1)
+    pool = ProcessPoolExecutor(processes, initializer=start_worker, initargs=(filters,))
+    try:
+        with pool, Progress() as progress:
+            for folder, chosen in missing.items():
+                progress.begin(folder.name, len(chosen.source))
+                progress.end(prepare_set(folder, chosen, descriptions[folder], pool, progress))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with the sets that are not whole")
+        raise SystemExit(STOPPED) from None
     progress.print_table()
 
 
@@ -99,15 +114,22 @@ class Progress:
             dropped = ", ".join(f"{reason} {count}" for reason, count in manifest["dropped"].items()) or "-"
             megabytes = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
             table.add_row(
-                manifest["set"], f"{manifest['samples']}", members, dropped,
-                f"{len(manifest['shards'])}", f"{megabytes:.1f}", f"{seconds:.1f}",
+                manifest["set"],
+                f"{manifest['samples']}",
+                members,
+                dropped,
+                f"{len(manifest['shards'])}",
+                f"{megabytes:.1f}",
+                f"{seconds:.1f}",
             )
         console.print(table)
         for manifest, _ in self.manifests:
             for reason, names in manifest["dropped_names"].items():
                 rest = manifest["dropped"][reason] - len(names)
                 more = f" and {rest} more" if rest else ""
-                console.print(f"{manifest['set']}: {reason}: {', '.join(names)}{more}", markup=False, highlight=False)
+                console.print(
+                    f"{manifest['set']}: {reason}: {', '.join(names)}{more}", markup=False, highlight=False
+                )
 
 
 if __name__ == "__main__":

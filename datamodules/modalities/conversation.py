@@ -79,6 +79,9 @@ class Conversation:
             raise BadSample("conversation_roles", f"expected user and assistant in turn, got {roles}")
         if not all(isinstance(turn.text, str) for turn in turns):
             raise BadSample("conversation_layout", "a value is not text")
+        count = len(self._encode(turns)[0])
+        if count > self.max_tokens:
+            raise BadSample("conversation_too_long", f"{count} tokens, at most {self.max_tokens}")
         return turns
 
     def augment(self, value: list[Turn], rng: np.random.Generator) -> list[Turn]:

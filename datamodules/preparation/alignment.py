@@ -179,10 +179,13 @@ class Timestamps(Aligner):
 
         first, last = int(times_s.min() / self.frame_s), int(times_s.max() / self.frame_s) + 2
         frames_s = np.arange(first, last + len(times_s)) * self.frame_s
-        path = dtw(frames_s[:, None], times_s[:, None], step_pattern=asymmetric, open_begin=True, open_end=True)
+        path = dtw(
+            frames_s[:, None], times_s[:, None], step_pattern=asymmetric, open_begin=True, open_end=True
+        )
         matched = [frames_s[path.index1[path.index2 == cue]] for cue in range(len(times_s))]
-        nearest_first = [sorted(frames, key=lambda frame: abs(frame - time)) for frames, time in zip(matched, times_s)]
-        return np.array([frames[0] if frames else time for frames, time in zip(nearest_first, times_s, strict=True)])
+        return np.array(
+            [nearest(frames, time_s, np.inf) for frames, time_s in zip(matched, times_s, strict=True)]
+        )
 
 
 def features(waveform: np.ndarray) -> np.ndarray:
@@ -190,7 +193,12 @@ def features(waveform: np.ndarray) -> np.ndarray:
     import librosa
 
     mfcc = librosa.feature.mfcc(
-        y=waveform, sr=SAMPLING_RATE, n_mfcc=13, n_fft=400, hop_length=SAMPLING_RATE // FRAMES_PER_S, n_mels=40
+        y=waveform,
+        sr=SAMPLING_RATE,
+        n_mfcc=13,
+        n_fft=400,
+        hop_length=SAMPLING_RATE // FRAMES_PER_S,
+        n_mels=40,
     ).T
     loud = mfcc[mfcc[:, 0] >= (mfcc[:, 0].max() + mfcc[:, 0].min()) / 2]
     return (mfcc - loud.mean(axis=0)) / (loud.std(axis=0) + 1e-6)
@@ -233,7 +241,9 @@ def coarse(frames: np.ndarray) -> np.ndarray:
     return frames[:whole].reshape(-1, COARSE_FRAMES, frames.shape[1]).mean(axis=1)
 
 
-def warp(query: np.ndarray, reference: np.ndarray, is_gap: np.ndarray | None = None) -> tuple[np.ndarray, float]:
+def warp(
+    query: np.ndarray, reference: np.ndarray, is_gap: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
     """Return for each frame of the query that of the reference it is heard in, and their mean distance.
 
     Both ends of the reference are open; the query runs from half to twice as fast. Where `is_gap`, anything may be
@@ -273,16 +283,16 @@ class Edges:
 
     def start_near(self, time_s: float) -> float:
         """Return where sound begins near `time_s`, or `time_s` if it does not."""
-        return nearest(self.starts_s, time_s)
+        return nearest(self.starts_s, time_s, SNAP_S)
 
     def end_near(self, time_s: float) -> float:
         """Return where sound ends near `time_s`, or `time_s` if it does not."""
-        return nearest(self.ends_s, time_s)
+        return nearest(self.ends_s, time_s, SNAP_S)
 
 
-def nearest(times_s: np.ndarray, time_s: float) -> float:
-    """Return the nearest of `times_s` if it is within SNAP_S, else `time_s` itself."""
-    near = times_s[np.abs(times_s - time_s) <= SNAP_S]
+def nearest(times_s: np.ndarray, time_s: float, within_s: float) -> float:
+    """Return the nearest of `times_s` if there is one within `within_s`, else `time_s` itself."""
+    near = times_s[np.abs(times_s - time_s) <= within_s]
     return float(min(near, key=lambda other: abs(other - time_s), default=time_s))
 
 

@@ -6,19 +6,13 @@ it may remember what came before. Most filters need the first half only; duplica
 """
 
 import hashlib
-import io
 import unicodedata
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from datamodules.preparation.decodable import UndecodableError, check_image, check_sound
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Sample
-
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-SOUND_FORMATS = frozenset({"FLAC", "WAV", "WAVEX", "OGG", "MP3"})
-BLOCK_FRAMES = 1 << 16
-UNKNOWN_LENGTH = 0x7FFF_0000
 
 
 class Reject(Exception):
@@ -55,63 +49,14 @@ class Undecodable(Filter):
     """Sounds longer than this are dropped, without decoding the rest."""
 
     def examine(self, sample: Sample) -> None:
-        for suffix, data in sample.members.items():
-            if suffix in IMAGE_SUFFIXES:
-                self.check_image(data)
-            elif suffix in SOUND_SUFFIXES:
-                self.check_sound(data)
-
-    def check_image(self, data: bytes) -> None:
-        """Decode an image of an allowed format, after its header has shown that this is affordable."""
-        from PIL import Image
-
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-                width, height = image.size
-                if width * height > self.max_pixels or max(width, height) > self.max_aspect * min(width, height):
-                    raise Reject("image too large or too narrow")
-                image.draft("RGB", (1, 1))  # JPEG: reads the whole stream, but computes an eighth of the pixels
-                image.load()
-        except Reject:
-            raise
-        except Exception as error:  # Pillow's decoders raise whatever their format brings (struct.error, KeyError, …)
-            raise Reject("undecodable image") from error
-
-    def check_sound(self, data: bytes) -> None:
-        """Decode a sound of an allowed format block by block; every value must be finite."""
-        import numpy
-        import soundfile
-
-        if is_cut_wav(data):
-            raise Reject("undecodable sound")
-        try:
-            with soundfile.SoundFile(io.BytesIO(data)) as sound:
-                if sound.format not in SOUND_FORMATS:
-                    raise Reject("undecodable sound")
-                promised, frames = sound.frames, 0
-                for block in sound.blocks(blocksize=BLOCK_FRAMES, dtype="float32"):
-                    frames += len(block)
-                    if not numpy.isfinite(block).all():
-                        raise Reject("sound not finite")
-                    if frames > self.max_seconds * sound.samplerate:
-                        raise Reject("sound too long")
-                if frames < self.min_seconds * sound.samplerate:
-                    raise Reject("sound too short")
-                if frames < promised:
-                    raise Reject("undecodable sound")
-        except soundfile.SoundFileError as error:
-            raise Reject("undecodable sound") from error
-
-
-def is_cut_wav(data: bytes) -> bool:
-    """Return whether these are the bytes of a WAV that ends before its header says; libsndfile reads it as shorter.
-
-    Programs that write to a pipe cannot know the length and leave 0 or a huge one: that is no cut.
-    """
-    length = int.from_bytes(data[4:8], "little")
-    return data.startswith(b"RIFF") and len(data) - 8 < length < UNKNOWN_LENGTH
+            for suffix, data in sample.members.items():
+                if suffix in IMAGE_SUFFIXES:
+                    check_image(data, self.max_pixels, self.max_aspect)
+                elif suffix in SOUND_SUFFIXES:
+                    check_sound(data, self.min_seconds, self.max_seconds)
+        except UndecodableError as error:
+            raise Reject(str(error)) from error
 
 
 @dataclass
@@ -168,7 +113,8 @@ def load(sample: Sample) -> Sample:
     """
     try:
         members = {
-            suffix: data.read_bytes() if isinstance(data, Path) else data for suffix, data in sample.members.items()
+            suffix: data.read_bytes() if isinstance(data, Path) else data
+            for suffix, data in sample.members.items()
         }
     except OSError as error:
         raise Reject("unreadable file") from error
@@ -189,7 +135,8 @@ def normalise(data: bytes) -> str:
         raise Reject("text is not UTF-8") from error
     if not text.isascii() or not text.isprintable():
         text = "".join(
-            character for character in text
+            character
+            for character in text
             if character.isspace() or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
         )
     return " ".join(text.split())

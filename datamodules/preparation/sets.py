@@ -6,9 +6,9 @@ import shutil
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from itertools import islice
-from multiprocessing.pool import Pool
+from itertools import count, islice
 from pathlib import Path
 
 from datamodules.preparation.cleaning import EmptyText, Filter, Reject, Undecodable, load
@@ -81,19 +81,29 @@ def is_prepared(folder: Path, description: dict) -> bool:
         return False
     manifest = folder / "manifest.json"
     if not manifest.is_file():
-        raise ValueError(f"{folder} exists without a manifest.json; expected a prepared set, or nothing. Move it away.")
+        raise ValueError(
+            f"{folder} exists without a manifest.json; expected a prepared set, or nothing. Move it away."
+        )
     found = json.loads(manifest.read_text(encoding="utf-8")).get("made_from", {})
-    for key, expected in description.items():
-        if found.get(key) != expected:
-            raise ValueError(
-                f"{folder} was prepared from other {key}: found {found.get(key)}, expected {expected}. "
-                "Remove the folder to prepare it anew, or choose another."
-            )
+    if found != description:
+        raise ValueError(
+            f"{folder} was prepared otherwise: {'; '.join(differences(found, description))}. "
+            "Remove the folder to prepare it anew, or choose another."
+        )
     return True
 
 
+def differences(found: object, expected: object, name: str = "") -> list[str]:
+    """Return what differs between two nested plain values, a line each."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = sorted(found.keys() | expected.keys())
+        nested = (differences(found.get(key), expected.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+        return [line for lines in nested for line in lines]
+    return [] if found == expected else [f"{name}: found {found!r}, expected {expected!r}"]
+
+
 def prepare_set(
-    folder: Path, chosen: SampleSet, description: dict, pool: Pool, progress: Callable[[Tally], None]
+    folder: Path, chosen: SampleSet, description: dict, pool: Executor, progress: Callable[[Tally], None]
 ) -> dict:
     """Write one set into `folder` and return its manifest; until it is whole it stands under another name.
 
@@ -116,7 +126,9 @@ def prepare_set(
     tally = Tally()
     kept = keep(examine(chosen.source, folder.name, pool), chosen.filters, tally, progress)
     shards = write_shards(
-        ({"__key__": sample.key, **sample.members} for sample in kept), unfinished, max_samples=chosen.max_samples
+        ({"__key__": sample.key, **sample.members} for sample in kept),
+        unfinished,
+        max_samples=chosen.max_samples,
     )
     if not tally.kept:
         raise ValueError(
@@ -147,15 +159,15 @@ def start_worker(filters: dict[str, list[Filter]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that ends its workers
 
 
-def examine(source: Source, name: str, pool: Pool) -> Iterator[Examined]:
+def examine(source: Source, name: str, pool: Executor) -> Iterator[Examined]:
     """Load and examine a source's samples in worker processes, a bounded number ahead; yields in the source's order."""
     samples, ahead = iter(source), deque()
     while chunk := list(islice(samples, CHUNK_SAMPLES)):
-        ahead.append(pool.apply_async(examine_chunk, (name, chunk)))
+        ahead.append(pool.submit(examine_chunk, name, chunk))
         if len(ahead) == CHUNKS_AHEAD:
-            yield from ahead.popleft().get()
-    for result in ahead:
-        yield from result.get()
+            yield from ahead.popleft().result()
+    for future in ahead:
+        yield from future.result()
 
 
 def examine_chunk(name: str, chunk: list[Sample | Dropped]) -> list[Examined]:
@@ -179,6 +191,7 @@ def keep(
 ) -> Iterator[Sample]:
     """Yield the samples that every filter keeps, under keys that occur once; count them and the rest."""
     keys: set[str] = set()
+    numbers = count(2)
     for item, findings in examined:
         if isinstance(item, Sample):
             judged = (chosen.judge(finding) for chosen, finding in zip(filters, findings, strict=True))
@@ -188,7 +201,9 @@ def keep(
             tally.drop(item)
         else:
             tally.keep(item)
-            key = item.key if item.key not in keys else f"{item.key}-{tally.kept:08d}"
+            key = item.key
+            while key in keys:
+                key = f"{item.key}-{next(numbers)}"
             keys.add(key)
             yield replace(item, key=key)
         progress(tally)

@@ -81,7 +81,9 @@ def seconds(hours: str | None, minutes: str, rest: str, fraction: str) -> float:
 
 def write_subtitles(path: Path, cues: list[Cue]) -> None:
     """Write cues as SRT."""
-    written = (f"{n}\n{stamp(cue.start_s)} --> {stamp(cue.end_s)}\n{cue.text}\n" for n, cue in enumerate(cues, 1))
+    written = (
+        f"{n}\n{stamp(cue.start_s)} --> {stamp(cue.end_s)}\n{cue.text}\n" for n, cue in enumerate(cues, 1)
+    )
     path.write_text("\n".join(written), encoding="utf-8")
 
 

@@ -60,18 +60,18 @@ def read_sound(path: Path, max_seconds: float) -> np.ndarray:
     """
     import av
 
-    pieces, num_samples = [], 0
+    pieces, num_samples, first = [], 0, None
     with opened(path) as container:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLING_RATE)
         for frame in container.decode(audio=0):
-            if not pieces and frame.time and 0 < frame.time < max_seconds:
-                pieces.append(np.zeros(round(frame.time * SAMPLING_RATE), np.float32))
-            pieces += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-            num_samples += pieces[-1].size if pieces else 0
-            if num_samples > max_seconds * SAMPLING_RATE:
+            first = round((frame.time or 0.0) * SAMPLING_RATE) if first is None else first
+            for part in resampler.resample(frame):
+                pieces.append(part.to_ndarray()[0])
+                num_samples += part.samples
+            if first + num_samples > max_seconds * SAMPLING_RATE:
                 raise VideoError(f"{path} is longer than {max_seconds:.0f} s; cut it, or raise max_seconds.")
         pieces += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    sound = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    sound = np.concatenate([np.zeros(max(0, first or 0), np.float32), *pieces])[max(0, -(first or 0)) :]
     if not sound.size or not np.isfinite(sound).all():
         raise VideoError(f"{path} has no sound, or some that is not finite; expected a sound track.")
     return sound
@@ -88,7 +88,9 @@ def read_frames(path: Path, times_s: list[float], max_pixels: int) -> list[bytes
     with opened(path) as container:
         for frame in container.decode(video=0):
             if frame.width * frame.height > max_pixels:
-                raise VideoError(f"{path} is {frame.width} x {frame.height}; expected at most {max_pixels} pixels.")
+                raise VideoError(
+                    f"{path} is {frame.width} x {frame.height}; expected at most {max_pixels} pixels."
+                )
             while len(pictures) < len(times_s) and shown is not None and frame.time > times_s[len(pictures)]:
                 pictures.append(jpeg(shown))
             if len(pictures) == len(times_s):

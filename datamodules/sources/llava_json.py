@@ -35,7 +35,9 @@ class LlavaJson(Source):
     def check(self) -> None:
         super().check()
         if self.media_root and not Path(self.media_root).is_dir():
-            raise FileNotFoundError(f"media_root {self.media_root} is not a folder; expected that of the media.")
+            raise FileNotFoundError(
+                f"media_root {self.media_root} is not a folder; expected that of the media."
+            )
 
     def expects(self) -> str:
         return "a JSON list of LLaVA records"
@@ -76,11 +78,15 @@ def read_records(path: Path) -> list:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         is_list = text.lstrip().startswith("[")
-        records = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
+        records = (
+            json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
+        )
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply; expected a list of LLaVA records.") from None
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}); expected UTF-8 JSON, a list of LLaVA records.") from None
+        raise ValueError(
+            f"{path} cannot be read ({error}); expected UTF-8 JSON, a list of LLaVA records."
+        ) from None
     found = next((type(record).__name__ for record in records if not isinstance(record, dict)), None)
     if found:
         raise ValueError(f"{path} holds a {found} in its list; expected objects with `conversations`.")

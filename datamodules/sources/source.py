@@ -90,7 +90,8 @@ def walk(folder: Path | str, suffixes: frozenset[str]) -> list[Path]:
     root = Path(folder)
     found = (file for file in root.rglob("*") if file.suffix[1:].lower() in suffixes)
     return sorted(
-        file for file in found
+        file
+        for file in found
         if not any(part.startswith(".") for part in file.relative_to(root).parts) and file.is_file()
     )
 

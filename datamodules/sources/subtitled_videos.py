@@ -78,13 +78,17 @@ class SubtitledVideos(Source):
         alignment = self.aligner(sound, cues)
         middles_s = (alignment.starts_s + alignment.ends_s) / 2
         in_time = np.argsort(middles_s, kind="stable")
-        pictures = dict(zip(in_time, read_frames(video, list(middles_s[in_time]), self.max_pixels), strict=True))
+        pictures = dict(
+            zip(in_time, read_frames(video, list(middles_s[in_time]), self.max_pixels), strict=True)
+        )
         self.clips.append(summary(name, cues, alignment, beside(video, ["reference.srt", "reference.vtt"])))
 
         yield from (Dropped(name, "unusable cue") for _ in range(num_skipped))
         key = key_of(name.rpartition(".")[0])
         for index, cue in enumerate(cues):
-            start, end = (round(times[index] * SAMPLING_RATE) for times in (alignment.starts_s, alignment.ends_s))
+            start, end = (
+                round(times[index] * SAMPLING_RATE) for times in (alignment.starts_s, alignment.ends_s)
+            )
             piece = sound[max(0, start) : max(0, end)]
             if len(piece) < MIN_SECONDS * SAMPLING_RATE:
                 yield Dropped(f"{name}, cue {index}", "cue outside the sound")
@@ -101,12 +105,11 @@ class SubtitledVideos(Source):
             moment: np.array([cue[f"{moment}_s"] - cue["true_s"] for cue in self.cues_with_truth()])
             for moment in ("before", "after")
         }
-        if not errors["after"].size:
-            return {"alignment": {"clips": clips}}
-        before, after = spread_ms(errors["before"]), spread_ms(errors["after"])
-        return {
-            "alignment": {"clips": clips, "median_ms": after["median"], "p95_ms": after["p95"], "before_ms": before["median"]}
-        }
+        alignment: dict = {"clips": clips}
+        if errors["after"].size:
+            before, after = spread_ms(errors["before"]), spread_ms(errors["after"])
+            alignment |= {"median_ms": after["median"], "p95_ms": after["p95"], "before_ms": before["median"]}
+        return {"alignment": alignment}
 
     def cues_with_truth(self) -> list[dict]:
         """Return the cues of all clips whose right time is known."""
@@ -156,7 +159,9 @@ def summary(name: str, cues: list[Cue], alignment: Alignment, reference: Path | 
             clip |= {
                 "before_ms": spread_ms(np.array([entry["before_s"] - entry["true_s"] for entry in known])),
                 "after_ms": spread_ms(np.array([entry["after_s"] - entry["true_s"] for entry in known])),
-                "ends_after_ms": spread_ms(np.array([entry["after_end_s"] - entry["true_end_s"] for entry in known])),
+                "ends_after_ms": spread_ms(
+                    np.array([entry["after_end_s"] - entry["true_end_s"] for entry in known])
+                ),
             }
     return clip
 

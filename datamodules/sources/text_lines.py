@@ -33,14 +33,21 @@ class TextLines(Source):
             stem = file.relative_to(self.root()).with_suffix("").as_posix()
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
-                    yield Sample(f"{key_of(stem)}-{number:08d}", {"txt": line.rstrip(b"\r\n")}, f"{stem}:{number}")
+                    yield Sample(
+                        f"{key_of(stem)}-{number:08d}", {"txt": line.rstrip(b"\r\n")}, f"{stem}:{number}"
+                    )
 
     def report(self, folder: Path) -> dict:
         if self.vocab_size is None:
             return {}
         tokenizer = train_tokenizer(self.lines(), self.vocab_size)
         (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-        return {"tokenizer": {"vocab_size": self.vocab_size, "sha256": hashlib.sha256(tokenizer.encode()).hexdigest()}}
+        return {
+            "tokenizer": {
+                "vocab_size": self.vocab_size,
+                "sha256": hashlib.sha256(tokenizer.encode()).hexdigest(),
+            }
+        }
 
     def lines(self) -> Iterator[str]:
         """Yield every line as text; what is not UTF-8 in it is replaced, since such lines are dropped elsewhere."""

@@ -1,6 +1,7 @@
 """Serve the aligned encoders and the assistant over HTTP: embed, search and ask, and a page for people."""
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from stages.cli import command
@@ -35,7 +36,7 @@ def serve(
         import starlette  # noqa: F401
         import uvicorn
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} not installed; expected the serve extra: pip install 'trivium[serve]'") from error
+        raise ValueError(f"{error.name} not installed; run: pip install 'trivium[serve]'") from error
     bound = bind(host, port)  # before the models: a taken port is told in a second
 
     import torch
@@ -55,13 +56,14 @@ def serve(
         max_new_tokens=max_new_tokens,
         device=device,
     )
-    config = uvicorn.Config(build_app(service), log_level="warning", limit_concurrency=32, server_header=False)
+    config = uvicorn.Config(
+        build_app(service), log_level="warning", limit_concurrency=32, server_header=False
+    )
+    bound.listen()  # from here on clients are answered, if only in a moment
     address = f"[{host}]" if ":" in host else host
     print(f"Serving on http://{address}:{bound.getsockname()[1]} (Ctrl-C ends)", flush=True)
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn closes down in order, then passes it on
         uvicorn.Server(config).run(sockets=[bound])
-    except KeyboardInterrupt:  # uvicorn has closed down in order and passes it on
-        pass
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -76,7 +78,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
         bound.close()
-        raise ValueError(f"cannot listen on {host}, port {port} ({error}); choose others by --host and --port") from error
+        raise ValueError(
+            f"cannot listen on {host}, port {port} ({error}); choose others by --host and --port"
+        ) from error
     return bound
 
 

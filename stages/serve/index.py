@@ -33,7 +33,11 @@ class Index:
     """
 
     def __init__(
-        self, keys: list[str], texts: Mapping[str, str], vectors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
+        self,
+        keys: list[str],
+        texts: Mapping[str, str],
+        vectors: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
     ) -> None:
         self.keys, self.texts, self.vectors, self.rows = keys, texts, vectors, rows
 
@@ -83,4 +87,6 @@ def read_texts(shards: Path) -> dict[str, str]:
     """Return the text of each sample that has one, by key."""
     reader = ShardReader(shards)
     having = (position for position in range(len(reader)) if "txt" in reader.extensions(position))
-    return {reader.key(position): reader.read(position, "txt").decode("utf-8", "replace") for position in having}
+    return {
+        reader.key(position): reader.read(position, "txt").decode("utf-8", "replace") for position in having
+    }

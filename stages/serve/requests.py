@@ -67,7 +67,8 @@ async def _read_json(request: Request) -> list[Field]:
     except ValueError as error:
         raise HTTPException(400, f"the body is not JSON in UTF-8 ({str(error)[:200]})") from error
     if not isinstance(content, dict):
-        raise HTTPException(400, f"the body is a {type(content).__name__}, expected an object such as {{\"text\": [\"…\"]}}")
+        found = type(content).__name__
+        raise HTTPException(400, f'the body is a {found}, expected an object such as {{"text": ["…"]}}')
     return [
         Field(name, _encoded(name, value))
         for name, values in content.items()
@@ -81,7 +82,9 @@ def _refuse_constant(name: str) -> None:
 
 def _encoded(name: str, value: Any) -> bytes:
     if not isinstance(value, str):
-        raise HTTPException(400, f"'{name[:80]}' holds a {type(value).__name__}, expected text or a list of texts")
+        raise HTTPException(
+            400, f"'{name[:80]}' holds a {type(value).__name__}, expected text or a list of texts"
+        )
     try:
         return value.encode("utf-8")
     except UnicodeEncodeError as error:

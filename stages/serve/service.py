@@ -88,7 +88,9 @@ class Service:
         """
         vectors = {}
         for name, values in decode(media, self.modalities).items():
-            vectors[name] = self.embedder.embed(name, self._to_device(self.modalities[name].collate(values))).cpu()
+            vectors[name] = self.embedder.embed(
+                name, self._to_device(self.modalities[name].collate(values))
+            ).cpu()
         return vectors
 
     def search(self, medium: Medium, count: int) -> dict[str, list[Hit]]:
@@ -98,7 +100,9 @@ class Service:
             Refused: when there is no index, or the medium is not what `embed` takes.
         """
         if self.index is None:
-            raise Refused("this server has no index to search: start it with --index, the folder of a set of shards")
+            raise Refused(
+                "this server has no index to search: start it with --index, the folder of a set of shards"
+            )
         [vectors] = self.embed([medium]).values()
         return self.index.search(vectors[0], count)
 
@@ -115,28 +119,34 @@ class Service:
                 be decoded.
         """
         if self.assistant is None:
-            raise Refused("this server has no assistant to ask: start it with --assistant, a run's parts/ folder")
+            raise Refused(
+                "this server has no assistant to ask: start it with --assistant, a run's parts/ folder"
+            )
         values = decode(media, {name: self.asked[name] for name in self.media})
         for name, found in values.items():
             if len(found) > 1:
                 raise Refused(f"found {len(found)} media of {name}, expected at most one in a question")
-        values[CONVERSATION] = [self._conversation(question, [medium.modality for medium in media])]
-        inputs = {name: self._to_device(built.collate(values.get(name, []))) for name, built in self.asked.items()}
-        rows = {name: torch.zeros(len(values.get(name, [])), dtype=torch.long, device=self.device) for name in inputs}
-        longest, found = self.asked[CONVERSATION].max_tokens, inputs[CONVERSATION]["input_ids"].shape[1]
-        if found > longest:
-            raise Refused(f"the question has {found} tokens, expected at most {longest}: ask a shorter one")
+        record = self._record(question, [medium.modality for medium in media])
+        values |= decode([record], self.asked)
+        inputs = {
+            name: self._to_device(built.collate(values.get(name, []))) for name, built in self.asked.items()
+        }
+        rows = {
+            name: torch.zeros(len(values.get(name, [])), dtype=torch.long, device=self.device)
+            for name in inputs
+        }
         [answer] = self.assistant.generate(inputs, rows, self.max_new_tokens)
         return answer
 
-    def _conversation(self, question: str, given: list[str]) -> Any:
-        """Return the decoded record of a question, with a tag for each medium in place."""
+    def _record(self, question: str, given: list[str]) -> Medium:
+        """Return a question as a conversation of LLaVA's layout, with a tag for each medium in place."""
         tagged = [tag for tag in re.findall(r"<(\w+)>", question) if tag in self.media]
         if sorted(tagged) not in ([], sorted(given)):
-            raise Refused(f"the question has tags for {', '.join(tagged)}, but the media are {', '.join(given) or 'none'}")
+            sent = ", ".join(given) or "none"
+            raise Refused(f"the question has tags for {', '.join(tagged)}, but the media are {sent}")
         tags = "" if tagged else "".join(f"<{name}>\n" for name in given)
-        record = {"conversations": [{"from": "human", "value": tags + question}]}
-        return self.asked[CONVERSATION].decode(json.dumps(record).encode(), "json")
+        turns = [{"from": "human", "value": tags + question}]
+        return Medium(CONVERSATION, json.dumps({"conversations": turns}).encode(), "question.json")
 
     def _to_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}

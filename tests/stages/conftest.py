@@ -34,7 +34,12 @@ def scene(number: int) -> dict[str, bytes | str]:
     tone = 0.3 * np.sin(2 * np.pi * (200 + 60 * number) * seconds) + 0.02 * draw.standard_normal(len(seconds))
     soundfile.write(sound, tone, 16000, format="flac")
     caption = f"a {COLOURS[number % 6]} {number} " + "and so on " * (number % 3)
-    return {"__key__": f"{number:06d}", "png": picture.getvalue(), "flac": sound.getvalue(), "txt": caption.encode()}
+    return {
+        "__key__": f"{number:06d}",
+        "png": picture.getvalue(),
+        "flac": sound.getvalue(),
+        "txt": caption.encode(),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +64,9 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     from datamodules.preparation.tokenizer import train_tokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(train_tokenizer(["a red seven left of a blue two, and so on"], vocab_size=300), encoding="utf-8")
+    path.write_text(
+        train_tokenizer(["a red seven left of a blue two, and so on"], vocab_size=300), encoding="utf-8"
+    )
     return str(path)
 
 
@@ -89,7 +96,9 @@ def aligned_parts(tokenizer_path: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def assistant_parts(aligned_parts: Path, tokenizer_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def assistant_parts(
+    aligned_parts: Path, tokenizer_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The parts of an instructed assistant with random weights, on the encoders of `aligned_parts`."""
     import torch
 

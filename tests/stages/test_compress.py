@@ -19,11 +19,15 @@ from stages.compress import compress, milliseconds
 MODALITIES = ("audio", "image", "text")
 
 
+def arguments(aligned: Path, shards: Path, out: Path) -> list[str]:
+    sets = ["--calibration", str(shards), "--retrieval", str(shards), "--out", str(out)]
+    return ["--aligned", str(aligned), *sets, "--batch_size=4"]
+
+
 @pytest.fixture(scope="module")
 def compressed(aligned_parts: Path, scenes_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compress") / "out"
-    args = ["--aligned", str(aligned_parts), "--retrieval", str(scenes_shards), "--out", str(out), "--batch_size=4"]
-    command(compress, args)
+    command(compress, arguments(aligned_parts, scenes_shards, out))
     return out
 
 
@@ -34,7 +38,9 @@ def metrics(compressed: Path) -> dict:
 
 @pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_the_onnx_file_equals_torch_at_any_number_of_rows(modality, rows, compressed, aligned_parts, scenes_shards):
+def test_the_onnx_file_equals_torch_at_any_number_of_rows(
+    modality, rows, compressed, aligned_parts, scenes_shards
+):
     embedder = Embedder.load(aligned_parts)
     model = export.OnnxModel(compressed / modality / "model.onnx")
     modalities = build_modalities({modality: embedder.input_configs[modality]})
@@ -45,7 +51,9 @@ def test_the_onnx_file_equals_torch_at_any_number_of_rows(modality, rows, compre
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_int8_vectors_are_unit_length_and_near_but_not_equal(modality, compressed, aligned_parts, scenes_shards):
+def test_int8_vectors_are_unit_length_and_near_but_not_equal(
+    modality, compressed, aligned_parts, scenes_shards
+):
     embedder = Embedder.load(aligned_parts)
     model = export.OnnxModel(compressed / modality / "model.int8.onnx")
     modalities = build_modalities({modality: embedder.input_configs[modality]})
@@ -65,7 +73,9 @@ def test_metrics_hold_every_modality_and_all_six_directions(metrics):
         assert found["onnx_max_difference"] <= 1e-4
     directions = {f"{first}_to_{second}" for first in MODALITIES for second in MODALITIES if first != second}
     assert set(metrics["recall_at_1"]) == directions
-    assert all(0 <= recall[kind] <= 1 for recall in metrics["recall_at_1"].values() for kind in ("float32", "int8"))
+    assert all(
+        0 <= recall[kind] <= 1 for recall in metrics["recall_at_1"].values() for kind in ("float32", "int8")
+    )
 
 
 def test_totals_are_the_sums_and_the_worst(metrics):
@@ -94,15 +104,16 @@ def test_files_name_no_path_of_this_machine(compressed):
         assert b"site-packages" not in path.read_bytes(), f"{path} holds stack traces"
 
 
-def test_an_export_that_disagrees_with_torch_is_refused(aligned_parts, scenes_shards, tmp_path, monkeypatch, capsys):
+def test_an_export_that_disagrees_with_torch_is_refused(
+    aligned_parts, scenes_shards, tmp_path, monkeypatch, capsys
+):
     def wrong(self: export.OnnxModel, inputs: dict) -> torch.Tensor:
         return torch.nn.functional.normalize(right(self, inputs) + 1e-3, dim=-1)
 
     right = export.OnnxModel.__call__
     monkeypatch.setattr(export.OnnxModel, "__call__", wrong)
-    args = ["--aligned", str(aligned_parts), "--retrieval", str(scenes_shards), "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as stopped:
-        command(compress, args)
+        command(compress, arguments(aligned_parts, scenes_shards, tmp_path))
     assert stopped.value.code == 2
     assert "from torch's, expected at most 1e-04" in capsys.readouterr().err
     assert not list(tmp_path.rglob("card.yaml")) and not (tmp_path / "metrics.json").exists()
@@ -120,7 +131,7 @@ def test_a_damaged_part_is_refused_and_nothing_is_written(aligned_parts, scenes_
     weights = damaged / "encoders.image" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(SystemExit) as stopped:
-        command(compress, ["--aligned", str(damaged), "--retrieval", str(scenes_shards), "--out", str(tmp_path / "out")])
+        command(compress, arguments(damaged, scenes_shards, tmp_path / "out"))
     assert stopped.value.code == 2
     assert "encoders.image" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -14,8 +14,8 @@ from PIL import Image
 from modules import parts
 from stages.cli import command
 from stages.evaluate import answers, charts, runs
-from stages.evaluate.__main__ import evaluate
 from stages.evaluate.answers import Answer
+from stages.evaluate.evaluate import evaluate
 from stages.evaluate.html import tag
 from stages.evaluate.retrieval import Space, neighbours, recalls
 from stages.evaluate.subtitles import Clip, read_clips, scores

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from datamodules.modalities.build import build_modalities
-from datamodules.stream import batches
 from datamodules.shards.writer import write_shards
+from datamodules.stream import batches
 from modules.assistant import CONVERSATION, Assistant
 from modules.embedder import Embedder
 from stages.cli import command
@@ -33,7 +33,16 @@ MAX_NEW_TOKENS = 6
 def server(aligned_parts, assistant_parts, scenes_shards) -> Iterator[subprocess.Popen]:
     """A server in a process of its own, which Ctrl-C has to close in order at the end."""
     folders = ["--aligned", aligned_parts, "--assistant", assistant_parts, "--index", scenes_shards]
-    line = [sys.executable, "-m", "stages.serve", *folders, "--port", "0", "--max_new_tokens", str(MAX_NEW_TOKENS)]
+    line = [
+        sys.executable,
+        "-m",
+        "stages.serve",
+        *folders,
+        "--port",
+        "0",
+        "--max_new_tokens",
+        str(MAX_NEW_TOKENS),
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([str(word) for word in line], cwd=ROOT, **pipes) as process:
         yield process
@@ -112,17 +121,25 @@ def test_a_sample_finds_itself_and_the_order_is_that_of_the_vectors(modality, cl
     assert hits[modality][0]["score"] == pytest.approx(1, abs=1e-5)
     for other in MEMBERS:
         similarity = vectors[other] @ vectors[modality][5]
-        assert [hit["score"] for hit in hits[other]] == pytest.approx(similarity.topk(4).values.tolist(), abs=1e-5)
+        assert [hit["score"] for hit in hits[other]] == pytest.approx(
+            similarity.topk(4).values.tolist(), abs=1e-5
+        )
 
 
 def test_answers_equal_those_of_the_assistant_in_process(client, scenes, assistant_parts, tmp_path):
-    questions = [("Which digit?", ()), ("Which digit is shown?", ("image",)), ("What is said?", ("image", "audio"))]
+    questions = [
+        ("Which digit?", ()),
+        ("Which digit is shown?", ("image",)),
+        ("What is said?", ("image", "audio")),
+    ]
     records = []
     for (question, media), scene in zip(questions, scenes, strict=False):
         value = "".join(f"<{name}>\n" for name in media) + question
         turns = [{"from": "human", "value": value}, {"from": "gpt", "value": "seven"}]
         members = {MEMBERS[name]: scene[MEMBERS[name]] for name in media}
-        records.append({"__key__": scene["__key__"], "json": json.dumps({"conversations": turns}).encode(), **members})
+        records.append(
+            {"__key__": scene["__key__"], "json": json.dumps({"conversations": turns}).encode(), **members}
+        )
     write_shards(records, tmp_path)
     assistant = Assistant.load(assistant_parts)
     [batch] = batches(tmp_path, build_modalities(assistant.input_configs), 8)
@@ -138,7 +155,9 @@ def test_answers_equal_those_of_the_assistant_in_process(client, scenes, assista
 
 def test_clients_at_once_each_get_their_own_answer(client, scenes, vectors):
     def embed(number: int) -> list[float]:
-        return client.post("/embed", json={"text": scenes[number]["txt"].decode()}).json()["vectors"]["text"][0]
+        return client.post("/embed", json={"text": scenes[number]["txt"].decode()}).json()["vectors"]["text"][
+            0
+        ]
 
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(embed, range(11)))
@@ -158,7 +177,12 @@ JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
 BAD = {
     "no body": ("/embed", {}, 415, "content-type"),
-    "a text type": ("/embed", {"content": "hi", "headers": {"content-type": "text/plain"}}, 415, "application/json"),
+    "a text type": (
+        "/embed",
+        {"content": "hi", "headers": {"content-type": "text/plain"}},
+        415,
+        "application/json",
+    ),
     "an empty body": ("/embed", {"content": b"", "headers": JSON}, 400, "not JSON"),
     "broken JSON": ("/embed", {"content": b'{"text": [', "headers": JSON}, 400, "not JSON"),
     "not UTF-8": ("/embed", {"content": b'{"text": "\xff"}', "headers": JSON}, 400, "not JSON"),
@@ -178,8 +202,18 @@ BAD = {
     "large JSON": ("/embed", {"content": b" " * (1 << 20) + b"{}", "headers": JSON}, 413, "larger than"),
     "a large form": ("/embed", {"files": [("image", ("a.png", bytes(17 << 20)))]}, 413, "larger than"),
     "too many files": ("/embed", {"files": [("image", ("a.png", b"x"))] * 65}, 400, "Too many files"),
-    "a URL for a picture": ("/embed", {"json": {"image": "http://127.0.0.1:9/x.png"}}, 400, "expected a file"),
-    "a form without boundary": ("/embed", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, ""),
+    "a URL for a picture": (
+        "/embed",
+        {"json": {"image": "http://127.0.0.1:9/x.png"}},
+        400,
+        "expected a file",
+    ),
+    "no boundary": (
+        "/embed",
+        {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+        400,
+        "boundary",
+    ),
     "a broken form": ("/embed", {"content": b"nonsense", "headers": FORM}, 400, ""),
     "a form without names": ("/embed", {"content": b"--x\r\n\r\nhi\r\n--x--\r\n", "headers": FORM}, 400, ""),
     "a file without a name": ("/embed", {"files": [("image", (" ", b"x"))]}, 400, "ends in"),
@@ -187,7 +221,12 @@ BAD = {
     "a picture as a sound": ("/embed", {"files": [("audio", ("a.png", b"x"))]}, 400, "ends in .flac"),
     "noise named .wav": ("/embed", {"files": [("audio", ("a.wav", b"RIFF" * 9))]}, 400, "undecodable_audio"),
     "an image bomb": ("/embed", {"files": [("image", ("a.png", bomb()))]}, 400, "image_too_large"),
-    "compressed": ("/embed", {"json": {"text": "a"}, "headers": {"content-encoding": "gzip"}}, 415, "not compressed"),
+    "compressed": (
+        "/embed",
+        {"json": {"text": "a"}, "headers": {"content-encoding": "gzip"}},
+        415,
+        "not compressed",
+    ),
     "two queries": ("/search", {"json": {"text": ["a", "b"]}}, 400, "found 2 values"),
     "a count of zero": ("/search?count=0", {"json": {"text": "a"}}, 400, "from 1 to 100"),
     "a count of words": ("/search?count=NaN", {"json": {"text": "a"}}, 400, "from 1 to 100"),
@@ -196,7 +235,12 @@ BAD = {
     "an empty question": ("/ask", {"json": {"question": " "}}, 400, "one 'question'"),
     "two questions": ("/ask", {"json": {"question": ["a", "b"]}}, 400, "one 'question'"),
     "a long question": ("/ask", {"json": {"question": "why " * 900}}, 400, "at most 128"),
-    "a tag without its medium": ("/ask", {"json": {"question": "<image>\nWhich?"}}, 400, "the media are none"),
+    "a tag without its medium": (
+        "/ask",
+        {"json": {"question": "<image>\nWhich?"}},
+        400,
+        "the media are none",
+    ),
     "an unknown route": ("/v1/chat/completions", {"json": {}}, 404, "Not Found"),
     "a slash too many": ("/embed/", {"json": {}}, 404, "Not Found"),
 }

@@ -38,15 +38,19 @@ def narration():
 
 def drifted(cues, offset_s, rate, jitter_s=0.1):
     shifts = np.random.default_rng(1).normal(0, jitter_s, len(cues)) + offset_s
-    moved = [(cue.start_s * rate + shift, cue.end_s * rate + shift, cue.text) for cue, shift in zip(cues, shifts, strict=True)]
-    return [Cue(max(0.0, start_s), max(0.1, end_s), text) for start_s, end_s, text in moved]
+    return [
+        Cue(max(0.0, cue.start_s * rate + shift), max(0.1, cue.end_s * rate + shift), cue.text)
+        for cue, shift in zip(cues, shifts, strict=True)
+    ]
 
 
 def errors_ms(alignment, truth):
     return 1000 * np.abs(alignment.starts_s - starts(truth))
 
 
-@pytest.mark.parametrize(("offset_s", "rate"), [(0.0, 1.0), (2.5, 0.98), (-0.5, 1.02), (1.5, 25 / 24), (3.0, 24 / 25)])
+@pytest.mark.parametrize(
+    ("offset_s", "rate"), [(0.0, 1.0), (2.5, 0.98), (-0.5, 1.02), (1.5, 25 / 24), (3.0, 24 / 25)]
+)
 def test_known_drift_is_recovered_from_another_voice(narration, offset_s, rate):
     sound, truth = narration
     alignment = Speech()(sound, drifted(truth, offset_s, rate))

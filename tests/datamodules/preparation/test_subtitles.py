@@ -39,7 +39,8 @@ def test_unicode_with_or_without_mark_is_read(tmp_path, encoding):
 
 
 def test_vtt_leaves_out_notes_styles_and_markup(tmp_path):
-    text = "WEBVTT\n\nSTYLE\n::cue { color: red }\n\nNOTE no cue\n\n00:01.000 --> 00:02.500 line:0\n<v Bob>one &amp; all\n"
+    text = "WEBVTT\n\nSTYLE\n::cue { color: red }\n\nNOTE no cue\n\n"
+    text += "00:01.000 --> 00:02.500 line:0\n<v Bob>one &amp; all\n"
     assert read_subtitles(written(tmp_path, text, "a.vtt")) == ([Cue(1.0, 2.5, "one & all")], 0)
 
 
