@@ -45,7 +45,7 @@ distclean: clean ## remove the environment, build products and caches as well; o
 # The environment is made once. `dev` holds all that `demo` needs, so it counts as both.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 ifdef UV
-	uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$*]'
+	uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[$*]'
 else
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 endif

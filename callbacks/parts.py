@@ -18,7 +18,9 @@ class WriteParts(Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         prefixes = {id(module): f"{name}." for name, module in pl_module.named_modules()}
         checkpoint["parts"] = {
             name: {"card": parts.describe(part), "assets": part.assets(), "prefix": prefixes[id(part)]}
@@ -29,7 +31,9 @@ class WriteParts(Callback):
         if trainer.global_step < trainer.max_steps or not trainer.is_global_zero:
             return
         for name, part in pl_module.exports().items():
-            trained = sorted({key.split(".")[0] for key, value in part.named_parameters() if value.requires_grad})
+            trained = sorted(
+                {key.split(".")[0] for key, value in part.named_parameters() if value.requires_grad}
+            )
             parts.save(
                 part,
                 self.folder / name,

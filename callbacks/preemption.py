@@ -47,8 +47,8 @@ class Preemption(Callback):
             self.checkpoints.save(trainer)
             if trainer.is_global_zero:
                 print(
-                    f"\nstopped at step {trainer.global_step} of {trainer.max_steps}, saved in {self.checkpoints.folder}: "
-                    "run the same command again to go on",
+                    f"\nstopped at step {trainer.global_step} of {trainer.max_steps}, saved in "
+                    f"{self.checkpoints.folder}: run the same command again to go on",
                     file=sys.stderr,
                 )
             raise SystemExit(STOPPED)

@@ -40,6 +40,7 @@ class Batch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         inputs = {
-            name: {key: change(tensor) for key, tensor in values.items()} for name, values in self.inputs.items()
+            name: {key: change(tensor) for key, tensor in values.items()}
+            for name, values in self.inputs.items()
         }
         return replace(self, inputs=inputs, rows={name: change(rows) for name, rows in self.rows.items()})

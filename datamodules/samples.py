@@ -56,15 +56,17 @@ class SampleDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.max_bad_fraction = max_bad_fraction
         self.cursor, self.bad_samples = 0, 0
+        self._stream: SampleStream | None = None
         configs = input_configs or {}
         require = require or []
         self.train = SampleSet(train, build_modalities(_augmented(configs, augment or {})), require)
         self.val = SampleSet(val, build_modalities(configs), require) if val else None
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(
-            SampleStream(self.train, self.batch_size, self._share(), seed=self.seed, start=self.cursor)
+        self._stream = SampleStream(
+            self.train, self.batch_size, self._share(), seed=self.seed, start=self.cursor
         )
+        return self._loader(self._stream)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         if self.val is None:
@@ -78,10 +80,12 @@ class SampleDataModule(LightningDataModule):
             ValueError: when more than `max_bad_fraction` of the samples could not be decoded.
         """
         self.cursor = batch.cursor
+        if self._stream:
+            self._stream.start = self.cursor  # Lightning begins the loader anew with limit_train_batches
         for reason, names in batch.skipped.items():
             if self.bad_samples < MIN_BAD_SAMPLES:
                 rank_zero_warn(f"left out ({reason}): {names[0][:300]}")
-            self.bad_samples += len(names)
+            self.bad_samples += len(names) * self._share().world_size  # as many on the other ranks, about
         if self.bad_samples > max(MIN_BAD_SAMPLES, self.max_bad_fraction * self.cursor):
             raise ValueError(
                 f"{self.bad_samples} of {self.cursor} samples could not be decoded, more than max_bad_fraction "
@@ -111,9 +115,13 @@ class SampleDataModule(LightningDataModule):
         )
 
 
-def _augmented(configs: dict[str, dict[str, Any]], augment: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _augmented(
+    configs: dict[str, dict[str, Any]], augment: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     if unknown := set(augment) - set(configs):
-        raise ValueError(f"data.augment names {', '.join(sorted(unknown))}, the modalities are {', '.join(configs)}")
+        raise ValueError(
+            f"data.augment names {', '.join(sorted(unknown))}, the modalities are {', '.join(configs)}"
+        )
     return {
         name: {**config, "init_args": {**config.get("init_args", {}), **augment.get(name, {})}}
         for name, config in configs.items()

@@ -1,6 +1,7 @@
 """SampleStream: samples of shards as batches, from any position, for any number of ranks and workers."""
 
 import signal
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,21 @@ class SampleSet:
     """
 
     def __init__(
-        self, paths: str | Path | Iterable[str | Path], modalities: Mapping[str, Modality], require: Sequence[str] = ()
+        self,
+        paths: str | Path | Iterable[str | Path],
+        modalities: Mapping[str, Modality],
+        require: Sequence[str] = (),
     ) -> None:
         self.reader = ShardReader(paths)
+        for reason, names in self.reader.left_out().items():
+            warnings.warn(
+                f"left out of {paths}: {reason}: {len(names)} ({', '.join(names[:3])})", stacklevel=2
+            )
         self.modalities, self.require = dict(modalities), tuple(require)
         if unknown := set(require) - set(modalities):
-            raise ValueError(f"require names {', '.join(sorted(unknown))}, the modalities are {', '.join(modalities)}")
+            raise ValueError(
+                f"require names {', '.join(sorted(unknown))}, the modalities are {', '.join(modalities)}"
+            )
         self.positions = [p for p in range(len(self.reader)) if self._is_usable(self.members(p))]
         if not self.positions:
             there = sorted({e for index in self.reader.indices for members in index.members for e in members})
@@ -59,7 +69,9 @@ class SampleSet:
                 found[name] = extension
         return found
 
-    def batch(self, places: Iterable[int], cursor: int, rngs: Iterable[np.random.Generator] | None = None) -> Batch:
+    def batch(
+        self, places: Iterable[int], cursor: int, rngs: Iterable[np.random.Generator] | None = None
+    ) -> Batch:
         """Decode and collate samples; what cannot be decoded is left out and named.
 
         Args:
@@ -122,13 +134,19 @@ class SampleStream(IterableDataset):
         batch_size: over all ranks.
         share: of this rank; the batch size divides by its world size.
         seed: of order and augmentation; None for evaluation: the order of the shards, once, nothing augmented.
-        start: global position to begin at.
+        start: global position to begin at; each pass over the stream begins where this says at that time.
     """
 
     def __init__(
         self, samples: SampleSet, batch_size: int, share: Share, *, seed: int | None = None, start: int = 0
     ) -> None:
-        self.samples, self.batch_size, self.share, self.seed, self.start = samples, batch_size, share, seed, start
+        self.samples, self.batch_size, self.share, self.seed, self.start = (
+            samples,
+            batch_size,
+            share,
+            seed,
+            start,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -140,16 +158,18 @@ class SampleStream(IterableDataset):
         count = len(self.samples)
         mine = self.batch_size // self.share.world_size
         order = Order(count, seed=self.seed or 0, shuffle=self.seed is not None)
-        while self.seed is not None or self.start + number * self.batch_size < count:
-            begin = self.start + number * self.batch_size
+        begin = self.start + number * self.batch_size
+        while self.seed is not None or begin < count:
             first = begin + self.share.rank * mine
             if self.seed is None:
-                yield self.samples.batch(range(min(first, count), min(first + mine, count)), begin + self.batch_size)
+                yield self.samples.batch(
+                    range(min(first, count), min(first + mine, count)), begin + self.batch_size
+                )
             else:
                 positions = range(first, first + mine)
                 rngs = (np.random.default_rng(np.random.SeedSequence((self.seed, 1, p))) for p in positions)
                 yield self.samples.batch([order(p) for p in positions], begin + self.batch_size, rngs)
-            number += stride
+            begin += stride * self.batch_size
 
 
 def batches(

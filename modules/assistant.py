@@ -140,10 +140,14 @@ class Assistant(nn.Module):
         total = ends[:, -1:] if ends.numel() else lengths.new_zeros(len(ids), 1)
         return Prompt(embeds, torch.arange(width, device=ids.device) < total, target, source)
 
-    def forward(self, inputs: Mapping[str, Mapping[str, Tensor]], rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Mapping[str, Mapping[str, Tensor]], rows: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Return logits (answer tokens, vocabulary) and the ids (answer tokens,) that should have been said."""
         prompt = self.prompt(inputs, rows)
-        features = self.language_model({"inputs_embeds": prompt.embeds, "attention_mask": prompt.mask}).features
+        features = self.language_model(
+            {"inputs_embeds": prompt.embeds, "attention_mask": prompt.mask}
+        ).features
         said = prompt.target[:, 1:] != -100
         return self.language_model.head(features[:, :-1][said]), prompt.target[:, 1:][said]
 
@@ -180,7 +184,10 @@ class Assistant(nn.Module):
         model.set_attn_implementation("eager")  # the fused kernels do not return weights
         try:
             outcome = model(
-                inputs_embeds=prompt.embeds, attention_mask=prompt.mask.long(), output_attentions=True, use_cache=False
+                inputs_embeds=prompt.embeds,
+                attention_mask=prompt.mask.long(),
+                output_attentions=True,
+                use_cache=False,
             )
         finally:
             model.set_attn_implementation(before)
@@ -196,7 +203,10 @@ class Assistant(nn.Module):
         conversation = inputs[CONVERSATION]
         positions = torch.arange(conversation["input_ids"].shape[1], device=conversation["input_ids"].device)
         asked = positions < conversation["prompt_length"].unsqueeze(1)
-        return {**inputs, CONVERSATION: {**conversation, "attention_mask": conversation["attention_mask"] & asked}}
+        return {
+            **inputs,
+            CONVERSATION: {**conversation, "attention_mask": conversation["attention_mask"] & asked},
+        }
 
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer

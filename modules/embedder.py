@@ -33,7 +33,8 @@ class Embedder(nn.Module):
             width = projections[modality].in_dim
             if encoder.dim != width:
                 raise ValueError(
-                    f"the {modality} encoder is {encoder.dim} wide, its projection takes {width}: take both from one run"
+                    f"the {modality} encoder is {encoder.dim} wide, its projection takes {width}: "
+                    "take both from one run"
                 )
         self.encoders = nn.ModuleDict(encoders)
         self.projections = nn.ModuleDict(projections)

@@ -42,10 +42,14 @@ class LanguageModel(Encoder):
             known = {**config, **vocabulary(self.tokenizer_json)}
             model_type = known.pop("model_type", None)
             if model_type not in CONFIG_MAPPING:
-                raise ValueError(f"model_type {model_type!r} is not known to transformers: expected one such as 'llama'")
+                raise ValueError(
+                    f"model_type {model_type!r} is not known to transformers: expected one such as 'llama'"
+                )
             self.model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**known))
         else:
-            raise ValueError("LanguageModel takes either name_or_path or config with tokenizer, not both and not neither")
+            raise ValueError(
+                "LanguageModel takes either name_or_path or config with tokenizer, not both and not neither"
+            )
         self.max_tokens = max_tokens
         self.dim = self.model.config.hidden_size
         self.vocab_size = self.model.config.vocab_size
@@ -87,7 +91,9 @@ class LanguageModel(Encoder):
         inputs = at_least_one_row(inputs)
         mask = inputs["attention_mask"].bool()
         source = {name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs}
-        features = self.model.base_model(**source, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        features = self.model.base_model(
+            **source, attention_mask=mask.long(), use_cache=False
+        ).last_hidden_state
         return Tokens(features[:rows], mask[:rows])
 
     @torch.no_grad()

@@ -88,7 +88,9 @@ def save(module: Part, folder: str | Path, **extra: Any) -> Path:
         save_file(tensors, temporary / WEIGHTS)
         for name, text in module.assets().items():
             (temporary / name).write_text(text, encoding="utf-8")
-        (temporary / CARD).write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (temporary / CARD).write_text(
+            yaml.safe_dump(card, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
         for file in temporary.iterdir():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -135,7 +137,9 @@ def untrained(path: str, allow: list[str] | None = None) -> Part:
     return _construct(type(part), part.init_args(), part.assets())
 
 
-def load_all(folder: str | Path, groups: Iterable[str], allow: list[str] | None = None) -> dict[str, dict[str, Any]]:
+def load_all(
+    folder: str | Path, groups: Iterable[str], allow: list[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Load the parts of a run that are named `<group>.<name>`, such as `encoders.image`, by group and name.
 
     Raises:
@@ -146,7 +150,10 @@ def load_all(folder: str | Path, groups: Iterable[str], allow: list[str] | None 
     for group in groups:
         paths = sorted(p for p in folder.glob(f"{group}.*") if p.is_dir())
         if not paths:
-            raise PartError(f"{folder} holds no part '{group}.…': expected the parts/ folder of a finished run; {_nearby(folder / group)}")
+            raise PartError(
+                f"{folder} holds no part '{group}.…': expected the parts/ folder of a finished run; "
+                f"{_nearby(folder / group)}"
+            )
         found[group] = {path.name.removeprefix(group + "."): load(str(path), allow) for path in paths}
     return found
 
@@ -166,7 +173,9 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     if file.stat().st_size > MAX_CARD_BYTES:
         raise PartError(f"{file} has {file.stat().st_size} bytes, more than {MAX_CARD_BYTES}: not a card")
     try:
-        card = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        card = yaml.load(
+            file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PartError(f"{file} is not readable as YAML ({error}); write the part again") from error
     return _checked_card(card, str(file))
@@ -182,7 +191,9 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[
     card = read_card(folder)
     file = folder / WEIGHTS
     if not file.is_file():
-        raise PartError(f"{folder} has no {WEIGHTS}: the part is incomplete; write it again from its checkpoint")
+        raise PartError(
+            f"{folder} has no {WEIGHTS}: the part is incomplete; write it again from its checkpoint"
+        )
     try:
         tensors = load_file(file)
     except SafetensorError as error:
@@ -193,7 +204,9 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[
             raise PartError(f"{folder} lacks the file '{name}' that its card names")
         content = (folder / name).read_bytes()
         if _sha256(content) != sha256:
-            raise PartError(f"{folder / name} is not the file that the card was written with: its sha256 differs")
+            raise PartError(
+                f"{folder / name} is not the file that the card was written with: its sha256 differs"
+            )
         assets[name] = content.decode("utf-8")
     return card, tensors, assets
 
@@ -204,7 +217,9 @@ def _read_checkpoint(file: Path, part: str) -> tuple[dict[str, Any], dict[str, T
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds here; each means that the file cannot be trusted
-        raise PartError(f"{file} is not a readable checkpoint of tensors and plain values ({error})") from error
+        raise PartError(
+            f"{file} is not a readable checkpoint of tensors and plain values ({error})"
+        ) from error
     parts = checkpoint.get("parts") if isinstance(checkpoint, dict) else None
     if not parts:
         raise PartError(f"{file} holds no parts: it was not written by one of this project's stages")
@@ -224,7 +239,9 @@ def _checked_card(card: Any, where: str) -> dict[str, Any]:
     if missing:
         raise PartError(f"{where} lacks {', '.join(missing)}: not a whole card; write the part again")
     if card["version"] != VERSION:
-        raise PartError(f"{where} is a card of version {card['version']}, this project reads version {VERSION}")
+        raise PartError(
+            f"{where} is a card of version {card['version']}, this project reads version {VERSION}"
+        )
     kinds = {"class_path": str, "init_args": dict, "assets": dict, "tensors": dict}
     for key, kind in kinds.items():
         if not isinstance(card[key], kind):
@@ -303,14 +320,22 @@ def _fill(module: Part, tensors: Mapping[str, Tensor], path: str) -> None:
                 f"{path}: tensor '{name}' is {list(tensors[name].shape)}, the class needs {list(tensor.shape)}; "
                 "the card's init_args are not those of the weights"
             )
-    module.load_state_dict(dict(tensors), strict=False)  # tied weights are stored once; names were checked above
+    module.load_state_dict(
+        dict(tensors), strict=False
+    )  # tied weights are stored once; names were checked above
 
 
 def _same_names(expected: Iterable[str], found: Iterable[str], who: str, where: str) -> None:
     missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or unexpected:
-        lists = [f"{kind}: {_first(names)}" for kind, names in (("missing", missing), ("not known", unexpected)) if names]
-        raise PartError(f"{where} and {who} name different tensors ({'; '.join(lists)}); they are not of one part")
+        lists = [
+            f"{kind}: {_first(names)}"
+            for kind, names in (("missing", missing), ("not known", unexpected))
+            if names
+        ]
+        raise PartError(
+            f"{where} and {who} name different tensors ({'; '.join(lists)}); they are not of one part"
+        )
 
 
 def _first(names: list[str], count: int = 5) -> str:
@@ -321,7 +346,9 @@ def _nearby(folder: Path) -> str:
     if not folder.parent.is_dir():
         return f"{folder.parent} does not exist either: run the stage that writes it first"
     there = sorted(p.name for p in folder.parent.iterdir() if (p / CARD).is_file())
-    return f"{folder.parent} holds the parts: {', '.join(there)}" if there else f"{folder.parent} holds no part"
+    return (
+        f"{folder.parent} holds the parts: {', '.join(there)}" if there else f"{folder.parent} holds no part"
+    )
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

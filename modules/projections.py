@@ -32,7 +32,10 @@ class Projection(Part):
     def attention(self, tokens: Tokens) -> Tensor:
         """Return how much each token counts: (rows, tokens), sums to one over real tokens."""
         scores = self.norm(tokens.features) @ self.query / self.in_dim**0.5
-        return torch.softmax(scores.masked_fill(~tokens.mask, torch.finfo(scores.dtype).min), dim=1) * tokens.mask
+        return (
+            torch.softmax(scores.masked_fill(~tokens.mask, torch.finfo(scores.dtype).min), dim=1)
+            * tokens.mask
+        )
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return vectors (rows, out_dim)."""
@@ -56,7 +59,9 @@ class Projector(Part):
         super().__init__()
         self.in_dim, self.out_dim, self.group = in_dim, out_dim, group
         self.norm = nn.LayerNorm(in_dim)
-        self.perceptron = nn.Sequential(nn.Linear(in_dim * group, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
+        self.perceptron = nn.Sequential(
+            nn.Linear(in_dim * group, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim)
+        )
 
     def init_args(self) -> dict[str, Any]:
         return {"in_dim": self.in_dim, "out_dim": self.out_dim, "group": self.group}

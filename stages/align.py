@@ -37,9 +37,13 @@ class Align(Stage):
     ) -> None:
         super().__init__(optim, lr_factors)
         if len(encoders) < 2:
-            raise ValueError(f"align brings modalities together and was given {len(encoders)}: expected two encoders or more")
+            raise ValueError(
+                f"align brings modalities together and was given {len(encoders)}: expected two encoders or more"
+            )
         self.encoders = nn.ModuleDict({name: as_encoder(part, name) for name, part in encoders.items()})
-        self.projections = nn.ModuleDict({name: Projection(part.dim, dim) for name, part in self.encoders.items()})
+        self.projections = nn.ModuleDict(
+            {name: Projection(part.dim, dim) for name, part in self.encoders.items()}
+        )
         self.objective = objective
 
     @property
@@ -53,7 +57,8 @@ class Align(Stage):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         embeddings = {
-            name: embed(encoder, self.projections[name], batch.inputs[name]) for name, encoder in self.encoders.items()
+            name: embed(encoder, self.projections[name], batch.inputs[name])
+            for name, encoder in self.encoders.items()
         }
         return self.objective(embeddings, batch.rows, len(batch))
 

@@ -44,7 +44,9 @@ def parse(class_path: str, args: list[str]) -> Any:
     return ParsedOnly.of(class_path, args).config
 
 
-def command(component: Callable[..., Any] | dict[str, Callable[..., Any]], args: list[str] | None = None) -> Any:
+def command(
+    component: Callable[..., Any] | dict[str, Callable[..., Any]], args: list[str] | None = None
+) -> Any:
     """Run a stage that is a typed function, or one of several as sub-commands.
 
     Args:
@@ -61,7 +63,7 @@ def command(component: Callable[..., Any] | dict[str, Callable[..., Any]], args:
         return auto_cli(component, args=args, as_positional=False, set_defaults=None)
 
 
-class refusals:  # noqa: N801 - read as a statement: `with refusals():`
+class refusals:
     """Turn what a user can mend into one message and exit code 2; let our own mistakes show where they are.
 
     After `pass_on()`, errors pass: a training that fails at step 900 was not refused.
@@ -78,8 +80,16 @@ class refusals:  # noqa: N801 - read as a statement: `with refusals():`
         refusals.refusing = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (ValueError, OSError)) and refusals.refusing and "TRIVIUM_TRACEBACK" not in os.environ:
-            message = str(error) if not isinstance(error, OSError) or not error.filename else f"{error.strerror}: {error.filename}"
+        if (
+            isinstance(error, (ValueError, OSError))
+            and refusals.refusing
+            and "TRIVIUM_TRACEBACK" not in os.environ
+        ):
+            message = (
+                str(error)
+                if not isinstance(error, OSError) or not error.filename
+                else f"{error.strerror}: {error.filename}"
+            )
             print(f"error: {message}\n(TRIVIUM_TRACEBACK=1 shows where)", file=sys.stderr)
             raise SystemExit(REFUSED) from error
 

@@ -38,12 +38,17 @@ class Instruct(Stage):
         super().__init__(optim, lr_factors)
         group = group or {}
         if unknown := set(group) - set(encoders):
-            raise ValueError(f"group names {', '.join(sorted(unknown))}, but there are encoders for {', '.join(encoders)}")
+            raise ValueError(
+                f"group names {', '.join(sorted(unknown))}, but there are encoders for {', '.join(encoders)}"
+            )
         if not isinstance(language_model, LanguageModel):
-            raise ValueError(f"language_model was given a {type(language_model).__name__}, expected a LanguageModel")
+            raise ValueError(
+                f"language_model was given a {type(language_model).__name__}, expected a LanguageModel"
+            )
         towers = {name: as_encoder(part, name) for name, part in encoders.items()}
         projectors = {
-            name: Projector(tower.dim, language_model.dim, group.get(name, 1)) for name, tower in towers.items()
+            name: Projector(tower.dim, language_model.dim, group.get(name, 1))
+            for name, tower in towers.items()
         }
         self.assistant = Assistant(language_model, towers, projectors)
 
@@ -64,7 +69,12 @@ class Instruct(Stage):
         logits, said = self.assistant(batch.inputs, batch.rows)
         count = max(1, len(said))
         accuracy = (logits.argmax(1) == said).sum() / count
-        self._log("train" if self.training else "val", {"token_accuracy": accuracy}, batch, prog_bar=("token_accuracy",))
+        self._log(
+            "train" if self.training else "val",
+            {"token_accuracy": accuracy},
+            batch,
+            prog_bar=("token_accuracy",),
+        )
         return {"answer": nn.functional.cross_entropy(logits.float(), said, reduction="sum") / count}
 
 

@@ -114,14 +114,20 @@ class Stage(LightningModule):
         self._log("val", {**losses, "loss": total}, batch, prog_bar=())
 
     def configure_optimizers(self) -> dict[str, Any]:
-        max_steps = self.trainer.max_steps  # never estimated_stepping_batches: it drops the loader's state on resume
+        max_steps = (
+            self.trainer.max_steps
+        )  # never estimated_stepping_batches: it drops the loader's state on resume
         optimizer = torch.optim.AdamW(self._groups(), lr=self.optim.lr, betas=tuple(self.optim.betas))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, max_steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.optim.factor(step, max_steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- how it is done
 
-    def _log(self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()) -> None:
+    def _log(
+        self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()
+    ) -> None:
         for name, value in values.items():
             self.log(
                 f"{split}/{name}",
@@ -140,9 +146,13 @@ class Stage(LightningModule):
         names = [name for name, _ in self.named_parameters()]
         for prefix in self.lr_factors:
             if not any(_matches(prefix, name) for name in names):
-                known = sorted({name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)})
+                known = sorted(
+                    {name.rsplit(".", depth)[0] for name in names for depth in range(name.count(".") + 1)}
+                )
                 near = difflib.get_close_matches(prefix, known, n=3, cutoff=0.3) or known[:3]
-                raise ValueError(f"lr_factors names '{prefix}', which matches no parameter; did you mean {', '.join(near)}?")
+                raise ValueError(
+                    f"lr_factors names '{prefix}', which matches no parameter; did you mean {', '.join(near)}?"
+                )
         factors = {}
         for name in names:
             prefixes = [prefix for prefix in self.lr_factors if _matches(prefix, name)]

@@ -55,12 +55,21 @@ class TrainingCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+        skipped = {
+            "model",
+            "train_dataloaders",
+            "val_dataloaders",
+            "dataloaders",
+            "datamodule",
+            "weights_only",
+        }
         return {"fit": skipped, "validate": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, required=True, help="Folder that this run leaves.")
-        parser.add_argument("--save_every_steps", type=int, default=500, help="Steps between two checkpoints.")
+        parser.add_argument(
+            "--save_every_steps", type=int, default=500, help="Steps between two checkpoints."
+        )
         for name in ("input_configs", "require"):
             parser.link_arguments(f"model.{name}", f"data.{name}", apply_on="instantiate")
 
@@ -81,7 +90,9 @@ class TrainingCLI(LightningCLI):
         """
         trainer = self._get(self.config, "trainer")
         if trainer.max_steps is None or trainer.max_steps < 1:
-            raise ValueError(f"trainer.max_steps is {trainer.max_steps}: state how many steps to train, the schedule needs it")
+            raise ValueError(
+                f"trainer.max_steps is {trainer.max_steps}: state how many steps to train, the schedule needs it"
+            )
         if trainer.val_check_interval is None:
             trainer.val_check_interval = trainer.max_steps
         if self.subcommand == "fit":
@@ -98,16 +109,26 @@ class TrainingCLI(LightningCLI):
                     f"{self.run_dir} belongs to a run with another config ({'; '.join(differences[:5])}): "
                     "choose another --run_dir, or remove the folder to start anew"
                 )
-        elif self.run_dir.is_dir() and any(self.run_dir.iterdir()):
-            raise ValueError(f"{self.run_dir} is not empty and holds no run (no config.yaml): choose another --run_dir")
+        elif self.run_dir.is_dir() and any(path.name != "logs" for path in self.run_dir.iterdir()):
+            # Logs alone are what a run leaves that was refused.
+            raise ValueError(
+                f"{self.run_dir} is not empty and holds no run (no config.yaml): choose another --run_dir"
+            )
         self._asked = asked
 
     def _plain_config(self) -> dict[str, Any]:
-        dumped = self._parser(self.subcommand).dump(self._get_section(), skip_none=False, skip_link_targets=True)
+        dumped = self._parser(self.subcommand).dump(
+            self._get_section(), skip_none=False, skip_link_targets=True
+        )
         return yaml.safe_load(dumped)
 
     def _get_section(self) -> Any:
         return self.config[self.subcommand]
+
+    def _begin(self) -> None:
+        """Take the run directory, but only now: a refused command must not keep the mended one out."""
+        refusals.pass_on()
+        self._write_config()
 
     @rank_zero_only
     def _write_config(self) -> None:
@@ -121,9 +142,17 @@ class TrainingCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("logger") is None:
             config["logger"] = TensorBoardLogger(self.run_dir, name="logs", version="")
-        checkpoints = Checkpoints(self.run_dir / "checkpoints", every_n_steps=self._get(self.config, "save_every_steps"))
-        ours = [WriteParts(self.run_dir / "parts"), StepBar(), Preemption(checkpoints), checkpoints, Summary(self.run_dir)]
-        ours.append(LambdaCallback(on_train_start=lambda *_: refusals.pass_on()))
+        checkpoints = Checkpoints(
+            self.run_dir / "checkpoints", every_n_steps=self._get(self.config, "save_every_steps")
+        )
+        ours = [
+            WriteParts(self.run_dir / "parts"),
+            StepBar(),
+            Preemption(checkpoints),
+            checkpoints,
+            Summary(self.run_dir),
+        ]
+        ours.append(LambdaCallback(on_train_start=lambda *_: self._begin()))
         if config.get("enable_progress_bar") is False:
             ours = [callback for callback in ours if not isinstance(callback, StepBar)]
         config["default_root_dir"] = str(self.run_dir)
@@ -137,7 +166,6 @@ class TrainingCLI(LightningCLI):
         checkpoint = kwargs.pop("ckpt_path", None) or newest(self.run_dir / "checkpoints")
         if checkpoint is not None:
             print(f"going on from {checkpoint}")
-        self._write_config()
         self.trainer.fit(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
 
 
@@ -158,13 +186,19 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if key.partition(".")[0] not in FREE and key not in FREE and (not key.startswith("trainer.") or key in trainer)
+        if key.partition(".")[0] not in FREE
+        and key not in FREE
+        and (not key.startswith("trainer.") or key in trainer)
     }
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
-        return {k: v for name, item in value.items() for k, v in _flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+        return {
+            k: v
+            for name, item in value.items()
+            for k, v in _flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
     return {prefix: value}
 
 

@@ -1,6 +1,7 @@
 """Audio: encoded sound to a waveform."""
 
 import io
+import struct
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ class Audio:
         max_noise: in training, white noise of up to so much of the sound's own level is added, at a random gain.
     """
 
-    members = ("flac", "wav", "ogg")
+    members = ("flac", "wav", "ogg", "mp3")
 
     def __init__(
         self, sampling_rate: int, max_seconds: float, min_seconds: float = 0.05, max_noise: float = 0.0
@@ -33,10 +34,12 @@ class Audio:
         """Return a waveform (samples,), float32 in [-1, 1], of at most twice `max_seconds`.
 
         Raises:
-            BadSample: when it is not sound, not finite, or too short.
+            BadSample: when it is not sound, cut, not finite, or too short.
         """
         import soundfile
 
+        if _is_cut_wav(data):
+            raise BadSample("audio_cut", "the WAV header promises more than there is")
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
                 rate, channels = file.samplerate, file.channels
@@ -74,3 +77,17 @@ class Audio:
             waveform[row, : len(value)] = value
         lengths = torch.tensor([len(value) for value in values], dtype=torch.long)
         return {"waveform": torch.from_numpy(waveform), "lengths": lengths}
+
+
+def _is_cut_wav(data: bytes) -> bool:
+    """Tell whether a WAV ends before its samples do, which the decoder does not say."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return False
+    position = 12
+    while position + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, position)
+        position += 8 + size + size % 2
+        if name == b"data":
+            is_streamed = size >= 0x7FFFFF00  # encoders that cannot seek back write the largest size there is
+            return not is_streamed and len(data) < position - size % 2
+    return False

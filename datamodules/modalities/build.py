@@ -41,4 +41,6 @@ def _build(name: str, config: Mapping[str, Any]) -> Modality:
     try:
         return getattr(importlib.import_module(module), cls)(**config.get("init_args", {}))
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"modality '{name}' cannot be built from {config['class_path']} ({error})") from error
+        raise ValueError(
+            f"modality '{name}' cannot be built from {config['class_path']} ({error})"
+        ) from error

@@ -58,7 +58,9 @@ class Conversation:
         for role in ("user", "assistant"):
             before, found, after = chat_format[role].partition("{}")
             if not found:
-                raise ValueError(f"chat_format.{role} is {chat_format[role]!r}: expected {{}} where the text goes")
+                raise ValueError(
+                    f"chat_format.{role} is {chat_format[role]!r}: expected {{}} where the text goes"
+                )
             self.before[role], self.after[role] = self._format_ids(before), self._format_ids(after)
 
     def decode(self, data: bytes, member: str) -> list[Turn]:
@@ -73,7 +75,9 @@ class Conversation:
             record = json.loads(data)
             turns = [Turn(ROLES[turn["from"]], turn["value"]) for turn in record["conversations"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadSample("conversation_layout", f"expected conversations of from and value ({error})") from error
+            raise BadSample(
+                "conversation_layout", f"expected conversations of from and value ({error})"
+            ) from error
         roles = [turn.role for turn in turns]
         if not turns or any(role != ("user", "assistant")[index % 2] for index, role in enumerate(roles)):
             raise BadSample("conversation_roles", f"expected user and assistant in turn, got {roles}")

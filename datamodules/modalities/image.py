@@ -29,7 +29,12 @@ class Image:
     members = ("jpg", "jpeg", "png", "webp")
 
     def __init__(
-        self, height: int, width: int, max_shift: int = 0, max_pixels: int = 64_000_000, max_aspect: float = 20.0
+        self,
+        height: int,
+        width: int,
+        max_shift: int = 0,
+        max_pixels: int = 64_000_000,
+        max_aspect: float = 20.0,
     ) -> None:
         self.height, self.width, self.max_shift = height, width, max_shift
         self.max_pixels, self.max_aspect = max_pixels, max_aspect
@@ -75,7 +80,10 @@ class Image:
     def _fit(self, picture: "PIL.Image.Image") -> np.ndarray:  # noqa: F821
         if picture.size != (self.width, self.height):
             scale = max(self.width / picture.width, self.height / picture.height)
-            size = max(self.width, round(picture.width * scale)), max(self.height, round(picture.height * scale))
+            size = (
+                max(self.width, round(picture.width * scale)),
+                max(self.height, round(picture.height * scale)),
+            )
             picture = picture.resize(size)
             left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
             picture = picture.crop((left, top, left + self.width, top + self.height))

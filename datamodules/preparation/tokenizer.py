@@ -23,12 +23,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> str:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     least = len(SPECIAL_TOKENS) + len(alphabet)
     if vocab_size < least:
-        raise ValueError(f"vocab_size is {vocab_size}, expected at least {least}: special tokens and all bytes")
+        raise ValueError(
+            f"vocab_size is {vocab_size}, expected at least {least}: special tokens and all bytes"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=sorted(alphabet), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     bos, eos = tokenizer.token_to_id("[BOS]"), tokenizer.token_to_id("[EOS]")

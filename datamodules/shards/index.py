@@ -3,20 +3,25 @@
 import json
 import os
 import re
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from datamodules.shards.errors import ShardError
 
-VERSION = 1
+VERSION = 2
 BLOCK = 512
 MAX_MEMBER_BYTES = 1 << 30
 MAX_KEY_CHARACTERS = 512
+MAX_DESCRIPTION_BYTES = 1 << 16
+MAX_DESCRIPTIONS = 4
+"""Headers that only describe the member behind them; a longer chain is an attack."""
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 UNSAFE_MEMBERS = frozenset({"pyd", "pkl", "pickle", "pth", "pt", "npy", "npz", "dill", "joblib"})
 """Members that common decoders unpickle; never delivered."""
-_REGULAR, _SKIPPED_HEADERS = (b"0", b"\0", b"7"), (b"x", b"g", b"L", b"K", b"5")
+_REGULAR, _DIRECTORY = (b"0", b"\0", b"7"), b"5"
+_GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _KEY = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
 
 
@@ -52,7 +57,9 @@ def read_index(tar: str | Path) -> Index:
     try:
         content = json.loads(index_path(tar).read_text(encoding="utf-8"))
         if content["version"] == VERSION and content["tar"] == _identity(tar):
-            members = [{name: (place[0], place[1]) for name, place in entry.items()} for entry in content["members"]]
+            members = [
+                {name: (place[0], place[1]) for name, place in entry.items()} for entry in content["members"]
+            ]
             return Index(content["keys"], members, content["problems"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         pass  # no index, or not one of ours: it is made from the tar
@@ -78,7 +85,8 @@ def build_index(tar: str | Path) -> Index:
         "problems": index.problems,
     }
     path = index_path(tar)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not the process id: ranks on two machines may share one.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(content, file, separators=(",", ":"))
@@ -108,7 +116,7 @@ class _Walk:
         size = self.tar.stat().st_size
         with open(self.tar, "rb") as file:
             self._check_plain(file)
-            position = 0
+            position, descriptions, described = 0, 0, {}
             while position + BLOCK <= size:
                 file.seek(position)
                 header = file.read(BLOCK)
@@ -118,10 +126,22 @@ class _Walk:
                 data = position + BLOCK
                 if data + length > size:
                     raise ShardError(
-                        f"{self.tar} ends inside '{name}' at byte {size}, expected {data + length}: it was cut; copy it again"
+                        f"{self.tar} ends inside '{name}' at byte {size}, expected {data + length}: "
+                        "it was cut; copy it again"
                     )
                 position = data + (length + BLOCK - 1) // BLOCK * BLOCK
-                self._note(name, kind, data, length)
+                if kind in (_GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL):
+                    descriptions += 1
+                    if length <= MAX_DESCRIPTION_BYTES:
+                        file.seek(data)
+                        described |= _describe(kind, file.read(length))
+                    continue
+                name = described.get("path", name)
+                if descriptions > MAX_DESCRIPTIONS:
+                    self._leave_out("header_chain", name)
+                else:
+                    self._note(name, kind, data, length)
+                descriptions, described = 0, {}
         raise ShardError(f"{self.tar} has no end mark behind its last member: it was cut; copy it again")
 
     def _end(self, file: BinaryIO, position: int, size: int) -> Index:
@@ -130,7 +150,8 @@ class _Walk:
         while block := file.read(1 << 20):
             if block.strip(b"\0"):
                 raise ShardError(
-                    f"{self.tar} holds data behind an end mark at byte {position} of {size}: it is damaged there; write it again"
+                    f"{self.tar} holds data behind an end mark at byte {position} of {size}: "
+                    "it is damaged there; write it again"
                 )
         kept = {key: members for key, members in self.samples.items() if members and key not in self.refused}
         return Index(list(kept), list(kept.values()), self.problems)
@@ -140,11 +161,12 @@ class _Walk:
         for magic, name in COMPRESSED.items():
             if start.startswith(magic):
                 raise ShardError(
-                    f"{self.tar} is compressed ({name}): expected a plain tar, which alone can be read by position; unpack it"
+                    f"{self.tar} is compressed ({name}): expected a plain tar, which alone can be read by position; "
+                    "unpack it"
                 )
 
     def _note(self, name: str, kind: bytes, data: int, length: int) -> None:
-        if kind in _SKIPPED_HEADERS:
+        if kind == _DIRECTORY:
             return
         match = _KEY.match(name)
         if kind not in _REGULAR:
@@ -156,7 +178,7 @@ class _Walk:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name or len(key) > MAX_KEY_CHARACTERS:
                 self._leave_out("unsafe_name", name)
-            elif extension.rpartition(".")[2] in UNSAFE_MEMBERS:
+            elif not UNSAFE_MEMBERS.isdisjoint(extension.split(".")):
                 self._leave_out("unsafe_member", name)
             elif length > MAX_MEMBER_BYTES:
                 self._leave_out("member_too_large", name)
@@ -173,13 +195,29 @@ class _Walk:
     def _parse(self, header: bytes, position: int) -> tuple[str, int, bytes]:
         """Return name, size in bytes and type of a header block (POSIX ustar and GNU)."""
         if _number(header[148:156]) != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
-            raise ShardError(f"{self.tar} holds no tar header at byte {position}: it is damaged there; write it again")
+            raise ShardError(
+                f"{self.tar} holds no tar header at byte {position}: it is damaged there; write it again"
+            )
         length = _number(header[124:136])
         if length < 0:
-            raise ShardError(f"{self.tar} says an impossible size at byte {position}: it is damaged there; write it again")
+            raise ShardError(
+                f"{self.tar} says an impossible size at byte {position}: it is damaged there; write it again"
+            )
         prefix = header[345:500].split(b"\0")[0] if header[257:265] == b"ustar\x0000" else b""
         name = header[:100].split(b"\0")[0]
         return (prefix + b"/" + name if prefix else name).decode("utf-8", "replace"), length, header[156:157]
+
+
+def _describe(kind: bytes, data: bytes) -> dict[str, str]:
+    """Return what a header says of the next member: its `path`, where the name is too long for the member's own."""
+    if kind == _GNU_NAME:
+        return {"path": data.split(b"\0")[0].decode("utf-8", "replace")}
+    found = {}
+    while kind == _PAX and (record := re.match(rb"(\d{1,6}) ([^=]+)=", data)):  # "LENGTH KEY=VALUE\n"
+        end = int(record[1])
+        found[record[2].decode("utf-8", "replace")] = data[record.end() : end - 1].decode("utf-8", "replace")
+        data = data[max(end, record.end()) :]
+    return found
 
 
 def _number(field_: bytes) -> int:

@@ -12,6 +12,9 @@ from typing import Any
 from datamodules.shards.errors import ShardError
 from datamodules.shards.index import Index, read_index
 
+MAX_OPEN_SHARDS = 256
+"""Shards that a process keeps mapped at once; each costs a file descriptor, of which 1024 is a usual limit."""
+
 
 class ShardReader:
     """Samples of folders of shards, single tars or patterns, as one sequence.
@@ -22,13 +25,17 @@ class ShardReader:
         paths: folders (with or without `manifest.json`), tars, or glob patterns of tars.
 
     Raises:
-        ShardError: when a path holds no shard, a shard is broken, or its count disagrees with the manifest.
+        FileNotFoundError: when a path holds no shard.
+        ShardError: when a shard is broken or missing, or its count disagrees with the manifest.
     """
 
     def __init__(self, paths: str | Path | Iterable[str | Path]) -> None:
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
         self.tars = [tar for path in given for tar in find_shards(Path(path))]
-        self.indices = [_checked(tar) for tar in self.tars]
+        for path in map(Path, given):
+            if path.is_dir():
+                _check_complete(path)
+        self.indices = _checked_indices(self.tars)
         self.ends = list(itertools.accumulate(len(index) for index in self.indices))
         self._maps: dict[int, mmap.mmap] = {}
 
@@ -62,8 +69,18 @@ class ShardReader:
         """Return all members of a sample by extension."""
         return {extension: self.read(position, extension) for extension in self.extensions(position)}
 
+    def left_out(self) -> dict[str, list[str]]:
+        """Return reason -> names of the members that the indices leave out."""
+        names: dict[str, list[str]] = {}
+        for index in self.indices:
+            for reason, found in index.problems.items():
+                names.setdefault(reason, []).extend(found)
+        return names
+
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
+            if len(self._maps) >= MAX_OPEN_SHARDS:
+                self._maps.pop(next(iter(self._maps))).close()  # the one that was opened first
             with open(self.tars[shard], "rb") as file:
                 self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[shard]
@@ -83,7 +100,9 @@ def find_shards(path: Path) -> list[Path]:
         tars = [Path(found) for found in sorted(glob.glob(str(path)))]
     if not tars:
         what = "holds no .tar" if path.exists() else "is not there"
-        raise FileNotFoundError(f"{path} {what}: expected a folder of shards; make it with `python -m stages.prepare`")
+        raise FileNotFoundError(
+            f"{path} {what}: expected a folder of shards; make it with `python -m stages.prepare`"
+        )
     return tars
 
 
@@ -102,13 +121,31 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise ShardError(f"{path} is not readable as JSON ({error}): prepare the set again") from error
 
 
-def _checked(tar: Path) -> Index:
-    index = read_index(tar)
-    shards = {shard["name"]: shard for shard in read_manifest(tar.parent).get("shards", ())}
-    expected = shards.get(tar.name, {}).get("samples", len(index))
-    if expected != len(index):
-        reasons = ", ".join(f"{reason}: {len(names)}" for reason, names in index.problems.items()) or "no reason found"
+def _check_complete(folder: Path) -> None:
+    named = [shard["name"] for shard in read_manifest(folder).get("shards", ())]
+    missing = [name for name in named if not (folder / name).is_file()]
+    if missing:
         raise ShardError(
-            f"{tar} holds {len(index)} samples, its manifest says {expected} ({reasons}): it was changed; prepare it again"
+            f"{folder} lacks {len(missing)} of the {len(named)} shards that its manifest names, "
+            f"the first {missing[0]}: copy it whole, or prepare it again"
         )
-    return index
+
+
+def _checked_indices(tars: Iterable[Path]) -> list[Index]:
+    """Return the index of each shard, its count compared with the manifest beside it."""
+    expected: dict[Path, dict[str, int]] = {}
+    indices = []
+    for tar in tars:
+        if tar.parent not in expected:
+            shards = read_manifest(tar.parent).get("shards", ())
+            expected[tar.parent] = {shard["name"]: shard["samples"] for shard in shards}
+        index = read_index(tar)
+        count = expected[tar.parent].get(tar.name, len(index))
+        if count != len(index):
+            reasons = ", ".join(f"{reason}: {len(names)}" for reason, names in index.problems.items())
+            raise ShardError(
+                f"{tar} holds {len(index)} samples, its manifest says {count} ({reasons or 'no reason found'}): "
+                "it was changed; prepare it again"
+            )
+        indices.append(index)
+    return indices

@@ -59,4 +59,9 @@ def _write_shard(samples: list[Mapping[str, Any]], path: Path) -> dict[str, Any]
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return {"name": path.name, "samples": len(samples), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {
+        "name": path.name,
+        "samples": len(samples),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }

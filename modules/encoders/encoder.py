@@ -37,7 +37,9 @@ def as_encoder(part: Part, modality: str) -> Encoder:
         ValueError: when it is another kind of part.
     """
     if not isinstance(part, Encoder):
-        raise ValueError(f"{modality} was given a {type(part).__name__}, expected an encoder: name the folder of an encoder's part")
+        raise ValueError(
+            f"{modality} was given a {type(part).__name__}, expected an encoder: name the folder of an encoder's part"
+        )
     return part
 
 
@@ -50,6 +52,8 @@ def at_least_one_row(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if len(next(iter(inputs.values()))):
         return dict(inputs)
     return {
-        name: torch.zeros((1, *(max(1, size) for size in tensor.shape[1:])), dtype=tensor.dtype, device=tensor.device)
+        name: torch.zeros(
+            (1, *(max(1, size) for size in tensor.shape[1:])), dtype=tensor.dtype, device=tensor.device
+        )
         for name, tensor in inputs.items()
     }

@@ -24,7 +24,9 @@ def build_trunk(config: dict[str, Any], *, pooling_layer: bool = False) -> nn.Mo
     config = dict(config)
     model_type = config.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"model_type {model_type!r} is not known to transformers: expected one such as 'modernbert', 'vit'")
+        raise ValueError(
+            f"model_type {model_type!r} is not known to transformers: expected one such as 'modernbert', 'vit'"
+        )
     built = CONFIG_MAPPING[model_type](**config)
     options = {} if pooling_layer or model_type not in _WITH_POOLER else {"add_pooling_layer": False}
     return AutoModel.from_config(built, **options)
@@ -43,7 +45,9 @@ def pretrained_trunk(name_or_path: str) -> nn.Module:
 
     model_type = AutoConfig.from_pretrained(name_or_path).model_type
     options = {"add_pooling_layer": False} if model_type in _WITH_POOLER else {}
-    model, report = AutoModel.from_pretrained(name_or_path, output_loading_info=True, use_safetensors=True, **options)
+    model, report = AutoModel.from_pretrained(
+        name_or_path, output_loading_info=True, use_safetensors=True, **options
+    )
     if report["missing_keys"]:
         raise ValueError(
             f"{name_or_path} lacks {len(report['missing_keys'])} weights of {type(model).__name__} "
@@ -80,7 +84,9 @@ class TextEncoder(Encoder):
         elif config is not None and name_or_path is None:
             self.trunk = build_trunk({**config, **vocabulary(self.tokenizer_json)})
         else:
-            raise ValueError("TextEncoder takes either name_or_path or config with tokenizer, not both and not neither")
+            raise ValueError(
+                "TextEncoder takes either name_or_path or config with tokenizer, not both and not neither"
+            )
         self.dim = self.trunk.config.hidden_size
         self.max_tokens = max_tokens
 
@@ -149,7 +155,9 @@ class ImageEncoder(Encoder):
             raise ValueError("ImageEncoder takes either name_or_path or config, not both and not neither")
         self.image_size = image_size or self.trunk.config.to_dict().get("image_size")
         if not self.image_size:
-            raise ValueError(f"the config of {type(self.trunk).__name__} does not say its image_size: give it beside the config")
+            raise ValueError(
+                f"the config of {type(self.trunk).__name__} does not say its image_size: give it beside the config"
+            )
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.grid, self.dim = self._probe()
@@ -230,7 +238,9 @@ def read_tokenizer(name_or_path: str | None, tokenizer: str | None) -> str:
     """
     if tokenizer is not None:
         if not Path(tokenizer).is_file():
-            raise FileNotFoundError(f"no tokenizer at {tokenizer}: expected a tokenizer.json of the tokenizers library")
+            raise FileNotFoundError(
+                f"no tokenizer at {tokenizer}: expected a tokenizer.json of the tokenizers library"
+            )
         return Path(tokenizer).read_text(encoding="utf-8")
     if name_or_path is None:
         raise ValueError("a text model built from a config needs `tokenizer`, the path of a tokenizer.json")
@@ -238,7 +248,9 @@ def read_tokenizer(name_or_path: str | None, tokenizer: str | None) -> str:
 
     loaded = AutoTokenizer.from_pretrained(name_or_path)
     if not loaded.is_fast:
-        raise ValueError(f"the tokenizer of {name_or_path} has no fast version; save one as tokenizer.json and pass it")
+        raise ValueError(
+            f"the tokenizer of {name_or_path} has no fast version; save one as tokenizer.json and pass it"
+        )
     backend = loaded.backend_tokenizer
     if loaded.pad_token is not None:
         backend.enable_padding(pad_id=loaded.pad_token_id, pad_token=loaded.pad_token)
@@ -252,4 +264,7 @@ def vocabulary(tokenizer_json: str) -> dict[str, int]:
     tokenizer = Tokenizer.from_str(tokenizer_json)
     names = {"pad": "[PAD]", "bos": "[BOS]", "eos": "[EOS]", "cls": "[BOS]", "sep": "[EOS]"}
     ids = {f"{name}_token_id": tokenizer.token_to_id(token) for name, token in names.items()}
-    return {"vocab_size": tokenizer.get_vocab_size(), **{key: value for key, value in ids.items() if value is not None}}
+    return {
+        "vocab_size": tokenizer.get_vocab_size(),
+        **{key: value for key, value in ids.items() if value is not None},
+    }

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LogMel(nn.Module):
-    """Waveforms to log-mel frames, equal to `librosa.feature.melspectrogram` (Slaney mel scale, power 2) in decibel-free log.
+    """Waveforms to the natural logarithm of `librosa.feature.melspectrogram` (Slaney's mel scale, power 2).
 
     Args:
         sampling_rate: samples a second of the waveforms, in hertz.
@@ -16,7 +16,9 @@ class LogMel(nn.Module):
         hop_ms: from one frame to the next.
     """
 
-    def __init__(self, *, sampling_rate: int, num_mels: int, window_ms: float = 25.0, hop_ms: float = 10.0) -> None:
+    def __init__(
+        self, *, sampling_rate: int, num_mels: int, window_ms: float = 25.0, hop_ms: float = 10.0
+    ) -> None:
         super().__init__()
         import librosa
 
@@ -40,16 +42,22 @@ class LogMel(nn.Module):
             waveform: (rows, samples), float in [-1, 1], zero where padded.
             lengths: (rows,), real samples of each row.
         """
-        power = torch.stft(
-            waveform.float(),
-            n_fft=self.window_samples,
-            hop_length=self.hop_samples,
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        ).abs().square()  # (rows, frequencies, frames)
-        frames = torch.log((self.filters @ power).clamp(min=math.exp(-23))).transpose(1, 2)  # (rows, frames, num_mels)
+        power = (
+            torch.stft(
+                waveform.float(),
+                n_fft=self.window_samples,
+                hop_length=self.hop_samples,
+                window=self.window,
+                center=True,
+                pad_mode="constant",
+                return_complex=True,
+            )
+            .abs()
+            .square()
+        )  # (rows, frequencies, frames)
+        frames = torch.log((self.filters @ power).clamp(min=math.exp(-23))).transpose(
+            1, 2
+        )  # (rows, frames, num_mels)
         counts = self.num_frames(lengths).clamp(min=1, max=frames.shape[1])
         mask = torch.arange(frames.shape[1], device=frames.device) < counts.unsqueeze(1)
         real = mask.unsqueeze(-1).to(frames.dtype)

@@ -23,7 +23,9 @@ class CausalLanguage(PretrainingObjective):
     def __init__(self, encoder: LanguageModel) -> None:
         super().__init__()
         if not isinstance(encoder, LanguageModel):
-            raise ValueError(f"causal language modelling needs modules.language_model.LanguageModel, not {type(encoder).__name__}")
+            raise ValueError(
+                f"causal language modelling needs modules.language_model.LanguageModel, not {type(encoder).__name__}"
+            )
         self.head = [encoder.head]  # in a list: the layer belongs to the encoder's part, not to the objective
         self.chance = 1 / encoder.vocab_size
 

@@ -30,7 +30,12 @@ class Classification(PretrainingObjective):
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:
-        return {"label": {"class_path": "datamodules.modalities.label.Label", "init_args": {"classes": self.classes}}}
+        return {
+            "label": {
+                "class_path": "datamodules.modalities.label.Label",
+                "init_args": {"classes": self.classes},
+            }
+        }
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         label = inputs["label"]
@@ -44,7 +49,9 @@ class Classification(PretrainingObjective):
             target: (rows,), int64 class indices.
         """
         logits = self.linear(self.norm(tokens.pooled()))  # (rows, classes)
-        loss = nn.functional.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="sum")
+        loss = nn.functional.cross_entropy(
+            logits, target, label_smoothing=self.label_smoothing, reduction="sum"
+        )
         rows = max(1, len(target))
         accuracy = (logits.argmax(1) == target).sum() / rows
         return {"classification": loss / rows}, {"accuracy": torch.as_tensor(accuracy).detach()}

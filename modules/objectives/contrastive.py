@@ -34,7 +34,9 @@ class Contrastive(nn.Module):
         """Return the factor of the logits, at most `max_logit_scale`."""
         return self.logit_scale.exp().clamp(max=self.max_logit_scale)
 
-    def forward(self, embeddings: Mapping[str, Tensor], rows: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    def forward(
+        self, embeddings: Mapping[str, Tensor], rows: Mapping[str, Tensor], size: int
+    ) -> dict[str, Tensor]:
         """Return one loss for each pair of modalities, such as `image_text`.
 
         Args:
@@ -46,8 +48,12 @@ class Contrastive(nn.Module):
             ValueError: when there are fewer than two modalities.
         """
         if len(embeddings) < 2:
-            raise ValueError(f"a contrastive objective needs two modalities, the model has: {', '.join(embeddings)}")
-        everyone = {name: gather_rows(*spread(vectors, rows[name], size)) for name, vectors in embeddings.items()}
+            raise ValueError(
+                f"a contrastive objective needs two modalities, the model has: {', '.join(embeddings)}"
+            )
+        everyone = {
+            name: gather_rows(*spread(vectors, rows[name], size)) for name, vectors in embeddings.items()
+        }
         losses = {}
         for first, second in itertools.combinations(sorted(embeddings), 2):
             (a, has_a), (b, has_b) = everyone[first], everyone[second]

@@ -29,7 +29,9 @@ class MaskedLanguage(PretrainingObjective):
         ids = [tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>")]
         found = [index for index in ids if index is not None]
         if not found:
-            raise ValueError("the tokenizer has no [MASK] or <mask> token: masked language modelling needs one")
+            raise ValueError(
+                "the tokenizer has no [MASK] or <mask> token: masked language modelling needs one"
+            )
         self.mask_id = found[0]
         self.special_ids = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         self.vocab_size = tokenizer.get_vocab_size()

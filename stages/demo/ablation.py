@@ -2,9 +2,11 @@
 
 import copy
 import json
+import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,15 @@ class Start:
 
 
 ALIGN = (
-    Start("random", {"image": "pretrain-image", "audio": "pretrain-audio", "text": "pretrain-text"}, untrained=True),
-    Start("masked", {"image": "pretrain-image-masked", "audio": "pretrain-audio-masked", "text": "pretrain-text"}),
+    Start(
+        "random",
+        {"image": "pretrain-image", "audio": "pretrain-audio", "text": "pretrain-text"},
+        untrained=True,
+    ),
+    Start(
+        "masked",
+        {"image": "pretrain-image-masked", "audio": "pretrain-audio-masked", "text": "pretrain-text"},
+    ),
     Start("supervised", {"image": "pretrain-image", "audio": "pretrain-audio", "text": "pretrain-text"}),
 )
 INSTRUCT = (
@@ -58,12 +67,18 @@ def ablate(seeds: int = 3, out: Path = Path("runs/ablation")) -> None:
     """
     if not Path("runs/demo/shards/scenes-test/manifest.json").is_file():
         raise FileNotFoundError("no runs/demo/shards: run `make demo` first, the ablation uses its data")
-    for seed in range(seeds):
-        _train_all(out / str(seed), seed)
+    with ThreadPoolExecutor(
+        os.cpu_count()
+    ) as lanes:  # one seed a core: small models gain little from a second one
+        list(lanes.map(lambda seed: _train_all(out / str(seed), seed), range(seeds)))
     results = {
-        "align": {start.name: [_retrieval(out / str(s) / f"align-{start.name}") for s in range(seeds)] for start in ALIGN},
+        "align": {
+            start.name: [_retrieval(out / str(s) / f"align-{start.name}") for s in range(seeds)]
+            for start in ALIGN
+        },
         "instruct": {
-            start.name: [_answers(out / str(s) / f"instruct-{start.name}") for s in range(seeds)] for start in INSTRUCT
+            start.name: [_answers(out / str(s) / f"instruct-{start.name}") for s in range(seeds)]
+            for start in INSTRUCT
         },
     }
     write_json(out / "table.json", results)
@@ -81,19 +96,30 @@ def _train_all(folder: Path, seed: int) -> None:
         _evaluate(run, {"aligned": str(run / "parts"), "assistant": None})
     for start in INSTRUCT:
         run = folder / f"instruct-{start.name}"
-        _fit("instruct/spoken_scenes", run, seed, _encoders(folder, start), folder / "pretrain-lm/parts/encoders.text")
+        _fit(
+            "instruct/spoken_scenes",
+            run,
+            seed,
+            _encoders(folder, start),
+            folder / "pretrain-lm/parts/encoders.text",
+        )
         _evaluate(run, {"aligned": None, "assistant": str(run / "parts")})
 
 
 def _encoders(folder: Path, start: Start) -> dict[str, Any]:
     class_path = "modules.parts.untrained" if start.untrained else "modules.parts.load"
     return {
-        modality: {"class_path": class_path, "init_args": {"path": str(folder / run / f"parts/encoders.{modality}")}}
+        modality: {
+            "class_path": class_path,
+            "init_args": {"path": str(folder / run / f"parts/encoders.{modality}")},
+        }
         for modality, run in start.runs.items()
     }
 
 
-def _fit(config: str, run: Path, seed: int, encoders: dict[str, Any], language_model: Path | None = None) -> None:
+def _fit(
+    config: str, run: Path, seed: int, encoders: dict[str, Any], language_model: Path | None = None
+) -> None:
     """Run a stage's own command with the demo's config, but for its start, its seed and its run directory."""
     content = copy.deepcopy(yaml.safe_load(Path("configs", f"{config}.yaml").read_text(encoding="utf-8")))
     content |= {"run_dir": str(run), "seed_everything": seed}
@@ -107,8 +133,9 @@ def _fit(config: str, run: Path, seed: int, encoders: dict[str, Any], language_m
 
 def _evaluate(run: Path, changes: dict[str, Any]) -> None:
     content = yaml.safe_load(Path("configs/evaluate/spoken_scenes.yaml").read_text(encoding="utf-8"))
-    content |= {**changes, "out": str(run) + "-evaluated", "baselines": None, "curves": None, "alignment": None}
-    _command("stages.evaluate", content, run.with_name(run.name + "-evaluated"), [], run.with_name(run.name + "-evaluated") / "metrics.json")
+    out = _evaluated(run)
+    content |= {**changes, "out": str(out), "baselines": None, "curves": None, "alignment": None}
+    _command("stages.evaluate", content, out, [], out / "metrics.json")
 
 
 def _command(module: str, content: dict[str, Any], run: Path, subcommand: list[str], done: Path) -> None:
@@ -119,15 +146,29 @@ def _command(module: str, content: dict[str, Any], run: Path, subcommand: list[s
     config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     arguments = ["-m", module, *subcommand, "--config", str(config)]
     print(f"$ python {' '.join(arguments)}", flush=True)
-    subprocess.run([sys.executable, *arguments], check=True)
+    with open(config.with_suffix(".log"), "wb") as log:
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        code = subprocess.run(
+            [sys.executable, *arguments], stdout=log, stderr=log, env=environment
+        ).returncode
+    if code:
+        raise ValueError(
+            f"python {' '.join(arguments)} ended with exit code {code}: {config.with_suffix('.log')} says why"
+        )
+
+
+def _evaluated(run: Path) -> Path:
+    return run.with_name(f"{run.name}-evaluated")
 
 
 def _metrics(run: Path) -> dict[str, Any]:
-    return json.loads((run.with_name(run.name + "-evaluated") / "metrics.json").read_text(encoding="utf-8"))
+    return json.loads((_evaluated(run) / "metrics.json").read_text(encoding="utf-8"))
 
 
 def _retrieval(run: Path) -> dict[str, float]:
-    return {name.replace("_", " "): scores["recall_at_1"] for name, scores in _metrics(run)["retrieval"].items()}
+    return {
+        name.replace("_", " "): scores["recall_at_1"] for name, scores in _metrics(run)["retrieval"].items()
+    }
 
 
 def _answers(run: Path) -> dict[str, float]:
@@ -140,7 +181,10 @@ def markdown(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
     """Return a table for each stage: a row a figure, a column a start, mean and standard deviation over seeds."""
     lines = []
     for stage, starts in results.items():
-        lines += [f"| {stage} from … encoders | " + " | ".join(starts) + " |", "|---" * (len(starts) + 1) + "|"]
+        lines += [
+            f"| {stage} from … encoders | " + " | ".join(starts) + " |",
+            "|---" * (len(starts) + 1) + "|",
+        ]
         for figure in next(iter(starts.values()))[0]:
             cells = [_mean_and_spread([run[figure] for run in runs]) for runs in starts.values()]
             lines.append(f"| {figure} | " + " | ".join(cells) + " |")

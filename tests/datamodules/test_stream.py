@@ -32,7 +32,9 @@ class Number:
 
 @pytest.fixture
 def shards(tmp_path):
-    write_shards(({"__key__": f"{n:02d}", "num": str(n).encode()} for n in range(23)), tmp_path, max_samples=7)
+    write_shards(
+        ({"__key__": f"{n:02d}", "num": str(n).encode()} for n in range(23)), tmp_path, max_samples=7
+    )
     return tmp_path
 
 
@@ -58,14 +60,18 @@ def test_every_sample_comes_once_an_epoch_and_epochs_differ(shards):
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 @pytest.mark.parametrize("stop", [1, 3, 7])
-def test_going_on_from_any_position_equals_the_unbroken_run_with_any_number_of_workers(shards, num_workers, stop):
+def test_going_on_from_any_position_equals_the_unbroken_run_with_any_number_of_workers(
+    shards, num_workers, stop
+):
     whole = take(stream(shards), 9)
     cursor = whole[stop - 1].cursor
     rest = take(stream(shards, start=cursor), 9 - stop, num_workers)
     for before, after in zip(whole[stop:], rest, strict=True):
         assert before.keys == after.keys
         assert before.cursor == after.cursor
-        assert torch.equal(before.inputs["number"]["number"], after.inputs["number"]["number"])  # augmented alike
+        assert torch.equal(
+            before.inputs["number"]["number"], after.inputs["number"]["number"]
+        )  # augmented alike
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -74,7 +80,9 @@ def test_ranks_share_the_batches_of_one_process_and_may_change_in_between(shards
     first = [take(stream(shards, rank=r, world_size=world_size), 3) for r in range(world_size)]
     cursor = first[0][-1].cursor
     then = take(stream(shards, start=cursor), 5)
-    joined = [sum((ranks[b].keys for ranks in first), []) for b in range(3)] + [batch.keys for batch in then]
+    joined = [[key for ranks in first for key in ranks[b].keys] for b in range(3)] + [
+        batch.keys for batch in then
+    ]
     assert joined == [batch.keys for batch in whole]
 
 
@@ -129,7 +137,9 @@ def test_a_sample_that_lacks_a_modality_has_no_row_in_it(tmp_path):
 
 def test_shards_without_what_the_model_takes_are_refused(tmp_path):
     write_shards([{"__key__": "0", "txt": b"x"}], tmp_path)
-    with pytest.raises(ValueError, match=r"members txt, and none has what the model takes: \{'number': \('num',\)"):
+    with pytest.raises(
+        ValueError, match=r"members txt, and none has what the model takes: \{'number': \('num',\)"
+    ):
         SampleSet(tmp_path, {"number": Number()})
 
 

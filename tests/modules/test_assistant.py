@@ -30,7 +30,11 @@ def record(question, answer):
 @pytest.fixture
 def batch(conversation, image_inputs, audio_inputs):
     """Three samples: picture and sound, sound alone, text alone."""
-    questions = ["<image>\n<audio>\na red seven?", "<audio>\na blue two left of a green five?", "a red seven?"]
+    questions = [
+        "<image>\n<audio>\na red seven?",
+        "<audio>\na blue two left of a green five?",
+        "a red seven?",
+    ]
     values = [conversation.decode(record(q, "yes" * n), "json") for n, q in enumerate(questions, 1)]
     inputs = {
         "conversation": conversation.collate(values),
@@ -76,7 +80,8 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_batch(assistant, batch):
     together = assistant.generate(inputs, rows, max_new_tokens=6)
     for row in range(3):
         alone = {
-            name: {key: tensor[rows[name] == row] for key, tensor in values.items()} for name, values in inputs.items()
+            name: {key: tensor[rows[name] == row] for key, tensor in values.items()}
+            for name, values in inputs.items()
         }
         own = {name: torch.zeros(int((index == row).sum()), dtype=torch.long) for name, index in rows.items()}
         assert assistant.generate(alone, own, max_new_tokens=6) == together[row : row + 1]
@@ -93,7 +98,7 @@ def test_the_expected_answer_is_not_seen_when_generating(assistant, conversation
         "audio": {name: tensor[:1] for name, tensor in inputs["audio"].items()},
     }
     zero = torch.zeros(1, dtype=torch.long)
-    assert assistant.generate(alone, {name: zero for name in alone}, max_new_tokens=6) == before[:1]
+    assert assistant.generate(alone, dict.fromkeys(alone, zero), max_new_tokens=6) == before[:1]
 
 
 def test_a_mark_without_its_medium_takes_no_place(assistant, conversation):

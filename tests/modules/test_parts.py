@@ -167,5 +167,7 @@ def test_a_part_with_nan_is_not_written(tmp_path):
 def test_a_changed_tokenizer_is_refused(text_encoder, tmp_path):
     folder = parts.save(text_encoder, tmp_path / "encoders.text")
     (folder / "tokenizer.json").write_text(text_encoder.tokenizer_json.replace("[EOS]", "[END]"))
-    with pytest.raises(parts.PartError, match=r"tokenizer.json is not the file that the card was written with"):
+    with pytest.raises(
+        parts.PartError, match=r"tokenizer.json is not the file that the card was written with"
+    ):
         parts.load(str(folder))

@@ -15,7 +15,9 @@ class Tiny(Stage):
         self.encoders["image"].dropout = nn.Dropout()
         self.projection = Projection(4, 2)
 
-    input_configs = {}
+    @property
+    def input_configs(self):
+        return {}
 
     def losses(self, batch):
         return {}
@@ -27,7 +29,11 @@ class Tiny(Stage):
 def rates(stage):
     """Learning rate and decay of every parameter in the optimiser, by name."""
     names = {id(parameter): name for name, parameter in stage.named_parameters()}
-    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in stage._groups() for p in group["params"]}
+    return {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for group in stage._groups()
+        for p in group["params"]
+    }
 
 
 def test_the_longest_prefix_wins_and_a_prefix_ends_at_a_dot():
@@ -59,7 +65,9 @@ def test_frozen_means_no_gradient_no_training_mode_and_not_in_the_optimiser():
 
 def test_a_prefix_that_matches_nothing_is_refused_with_the_nearest_names():
     stage = Tiny({"encoder.image": 0.1})
-    with pytest.raises(ValueError, match=r"'encoder.image', which matches no parameter; did you mean encoders.image"):
+    with pytest.raises(
+        ValueError, match=r"'encoder.image', which matches no parameter; did you mean encoders.image"
+    ):
         stage.configure_model()
 
 

@@ -2,11 +2,13 @@
 
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image as Pillow
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from datamodules.modalities.audio import Audio
 from datamodules.modalities.bad_sample import BadSample
@@ -109,12 +111,27 @@ def test_channels_are_mixed_and_the_rate_is_changed():
         (sound(np.zeros(0)), "audio_too_short"),
         (sound(np.zeros(100)), "audio_too_short"),
         (sound(np.full(16000, np.nan, np.float32), subtype="FLOAT"), "audio_not_finite"),
+        (sound(np.full(16000, 0.5))[:16000], "audio_cut"),
     ],
 )
 def test_what_is_no_good_sound_is_a_bad_sample(data, reason):
     with pytest.raises(BadSample) as bad:
         Audio(16000, 5.0).decode(data, "wav")
     assert bad.value.reason == reason
+
+
+def test_a_wav_of_unknown_length_as_streams_write_it_is_read_to_its_end():
+    whole = sound(np.full(16000, 0.5))
+    streamed = whole[:4] + b"\xff" * 4 + whole[8:40] + b"\xff" * 4 + whole[44:]
+    assert whole[36:40] == b"data"
+    assert len(Audio(16000, 5.0).decode(streamed, "wav")) == 16000
+
+
+def test_every_sound_that_prepare_takes_is_read():
+    tone = np.sin(np.arange(16000) / 9) * 0.3
+    for format in ("WAV", "FLAC", "OGG", "MP3"):
+        assert format.lower() in Audio.members
+        assert abs(len(Audio(16000, 5.0).decode(sound(tone, format=format), format.lower())) - 16000) < 2500
 
 
 def test_long_sound_is_cut_and_loud_sound_is_clipped():
@@ -156,8 +173,28 @@ def test_a_special_token_in_a_text_is_text():
     assert text.tokenizer.token_to_id("[MASK]") not in ids
 
 
+@pytest.mark.parametrize("pre_tokenizer", [pre_tokenizers.Whitespace(), pre_tokenizers.WhitespaceSplit()])
+def test_a_special_token_in_a_text_stays_text_in_a_worker_and_with_any_tokenizer(pre_tokenizer):
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "dog": 3}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    text = pickle.loads(pickle.dumps(Text(tokenizer.to_str(), max_tokens=16)))
+    inputs = text.collate(["dog [CLS] cat dog"])
+    ids = inputs["input_ids"][inputs["attention_mask"]].tolist()
+    assert ids.count(2) == 1  # the one that the tokenizer itself adds
+    assert ids.count(3) == 2
+    assert 1 in ids  # an unknown word still is one
+
+
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "empty_text"), (b" \n", "empty_text"), (b"\xff\xfe\x00", "not_utf8"), (b"x" * 99, "text_too_long")]
+    ("data", "reason"),
+    [
+        (b"", "empty_text"),
+        (b" \n", "empty_text"),
+        (b"\xff\xfe\x00", "not_utf8"),
+        (b"x" * 99, "text_too_long"),
+    ],
 )
 def test_what_is_no_good_text_is_a_bad_sample(data, reason):
     with pytest.raises(BadSample) as bad:
@@ -188,7 +225,9 @@ def turns(*pairs):
 
 def test_marks_stand_for_media_and_answers_are_told_apart():
     modality = conversation()
-    value = modality.decode(turns(("human", "<image>\nseven?"), ("gpt", "a red"), ("human", "left?"), ("gpt", "two")), "json")
+    value = modality.decode(
+        turns(("human", "<image>\nseven?"), ("gpt", "a red"), ("human", "left?"), ("gpt", "two")), "json"
+    )
     inputs = modality.collate([value])
     ids, answers = inputs["input_ids"][0], inputs["answer_mask"][0]
     assert (ids == -2).sum() == 1

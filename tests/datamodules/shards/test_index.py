@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import tarfile
 
 import pytest
@@ -22,7 +23,9 @@ def write_tar(path, members, format=tarfile.USTAR_FORMAT):
 
 
 def test_members_are_grouped_by_key_wherever_they_lie(tmp_path):
-    tar = write_tar(tmp_path / "a.tar", [("x.txt", b"1"), ("y.txt", b"2"), ("x.jpg", b"33"), ("y.JPG", b"44")])
+    tar = write_tar(
+        tmp_path / "a.tar", [("x.txt", b"1"), ("y.txt", b"2"), ("x.jpg", b"33"), ("y.JPG", b"44")]
+    )
     reader = ShardReader(tar)
     assert [reader.sample(i) for i in range(2)] == [{"txt": b"1", "jpg": b"33"}, {"txt": b"2", "jpg": b"44"}]
     assert [reader.key(i) for i in range(2)] == ["x", "y"]
@@ -35,9 +38,36 @@ def test_the_layouts_that_python_writes_are_all_read(tmp_path, format):
     assert [reader.read(i, "txt") for i in range(len(reader))] == [data for _, data in members]
 
 
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_name_too_long_for_its_header_is_read_whole(tmp_path, format):
+    keys = [f"{'folder/' * 20}{n}" for n in range(2)]
+    members = [(f"{key}.{extension}", key.encode()) for key in keys for extension in ("jpg", "txt")]
+    reader = ShardReader(write_tar(tmp_path / "a.tar", members, format))
+    assert [reader.key(i) for i in range(len(reader))] == keys
+    assert [reader.sample(i) for i in range(2)] == [
+        {"jpg": key.encode(), "txt": key.encode()} for key in keys
+    ]
+
+
+def test_a_chain_of_headers_that_only_describe_others_is_left_out(tmp_path):
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 6
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for _ in range(100):
+            tar.addfile(name, io.BytesIO(b"y.txt\0"))
+        for key in "xz":
+            tar.addfile(tarfile.TarInfo(f"{key}.txt"))
+    index = build_index(tmp_path / "a.tar")
+    assert index.keys == ["z"]
+    assert list(index.problems) == ["header_chain"]
+
+
 def test_shards_of_the_writer_have_the_same_bytes_each_time_and_split_by_count(tmp_path):
     samples = [{"__key__": f"{n:03d}", "txt": f"text {n}".encode()} for n in range(5)]
-    first, second = write_shards(samples, tmp_path / "a", max_samples=2), write_shards(samples, tmp_path / "b", max_samples=2)
+    first, second = (
+        write_shards(samples, tmp_path / "a", max_samples=2),
+        write_shards(samples, tmp_path / "b", max_samples=2),
+    )
     assert first == second
     assert [shard["samples"] for shard in first] == [2, 2, 1]
     reader = ShardReader(tmp_path / "a")
@@ -80,7 +110,11 @@ def test_unsafe_members_are_left_out_and_named(tmp_path, name, reason):
 def test_links_and_devices_are_left_out(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
-        for name, kind in (("a.txt", tarfile.SYMTYPE), ("b.txt", tarfile.LNKTYPE), ("c.txt", tarfile.CHRTYPE)):
+        for name, kind in (
+            ("a.txt", tarfile.SYMTYPE),
+            ("b.txt", tarfile.LNKTYPE),
+            ("c.txt", tarfile.CHRTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
@@ -139,6 +173,24 @@ def test_a_count_that_disagrees_with_the_manifest_names_the_shard(tmp_path):
     with pytest.raises(ShardError, match="holds 1 samples, its manifest says 2") as error:
         ShardReader(tmp_path)
     assert str(tar) in str(error.value)
+
+
+def test_a_shard_that_the_manifest_names_and_the_folder_lacks_is_refused(tmp_path):
+    write_tar(tmp_path / "000000.tar", [("x.txt", b"1")])
+    shards = [{"name": f"{n:06d}.tar", "samples": 1} for n in range(3)]
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
+    with pytest.raises(
+        ShardError, match=r"lacks 2 of the 3 shards that its manifest names, the first 000001\.tar"
+    ):
+        ShardReader(tmp_path)
+
+
+def test_more_shards_than_a_process_may_open_files_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.shards.reader.MAX_OPEN_SHARDS", 3)
+    write_shards(({"__key__": str(n), "txt": str(n).encode()} for n in range(8)), tmp_path, max_samples=1)
+    reader = ShardReader(tmp_path)
+    assert [reader.read(n, "txt") for n in (*range(8), 0)] == [str(n).encode() for n in (*range(8), 0)]
+    assert len(reader._maps) == 3
 
 
 @pytest.mark.parametrize("make", [False, True])

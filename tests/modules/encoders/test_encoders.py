@@ -10,7 +10,9 @@ MODALITIES = ("text", "image", "audio")
 
 @pytest.fixture(params=MODALITIES)
 def encoder_and_inputs(request: pytest.FixtureRequest):
-    return request.getfixturevalue(f"{request.param}_encoder"), request.getfixturevalue(f"{request.param}_inputs")
+    return request.getfixturevalue(f"{request.param}_encoder"), request.getfixturevalue(
+        f"{request.param}_inputs"
+    )
 
 
 def test_tokens_have_the_width_the_encoder_names(encoder_and_inputs):
@@ -34,13 +36,17 @@ def test_zero_rows_give_zero_rows_and_zero_gradients_for_every_parameter(encoder
 def test_zero_rows_of_zero_width_are_encoded_too(text_encoder, audio_encoder):
     empty = torch.zeros(0, 0, dtype=torch.long)
     assert len(text_encoder({"input_ids": empty, "attention_mask": empty.bool()})) == 0
-    assert len(audio_encoder({"waveform": torch.zeros(0, 0), "lengths": torch.zeros(0, dtype=torch.long)})) == 0
+    assert (
+        len(audio_encoder({"waveform": torch.zeros(0, 0), "lengths": torch.zeros(0, dtype=torch.long)})) == 0
+    )
 
 
 def test_padding_does_not_change_an_embedding(text_encoder, text_inputs, audio_encoder, audio_inputs):
     for encoder, inputs, count in ((text_encoder, text_inputs, 3), (audio_encoder, audio_inputs, 9000)):
         names = [name for name, tensor in inputs.items() if tensor.ndim == 2]
-        alone = {name: tensor[1:2, :count] if name in names else tensor[1:2] for name, tensor in inputs.items()}
+        alone = {
+            name: tensor[1:2, :count] if name in names else tensor[1:2] for name, tensor in inputs.items()
+        }
         together = encoder(inputs)
         single = encoder(alone)
         real = single.mask[0]
@@ -83,7 +89,9 @@ def test_a_masked_patch_cannot_be_seen(image_encoder, image_inputs):
     before = image_encoder({**image_inputs, "masked": masked})
     after = image_encoder({"pixels": changed, "masked": masked})
     torch.testing.assert_close(before.features, after.features)
-    assert not torch.allclose(image_encoder(image_inputs).features, image_encoder({"pixels": changed}).features)
+    assert not torch.allclose(
+        image_encoder(image_inputs).features, image_encoder({"pixels": changed}).features
+    )
 
 
 def test_an_unknown_model_type_is_refused():

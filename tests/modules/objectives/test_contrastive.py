@@ -54,7 +54,9 @@ def test_rows_that_lack_a_modality_leave_the_logits(objective):
     rows = {"image": torch.tensor([0, 1, 2, 4, 5, 7]), "text": torch.tensor([0, 2, 3, 4, 6])}
     loss = objective().double()
     losses = loss({"image": image, "text": text}, rows, 8)
-    both = loss({"image": image[[0, 2, 3]], "text": text[[0, 1, 3]]}, {"image": everyone(3), "text": everyone(3)}, 3)
+    both = loss(
+        {"image": image[[0, 2, 3]], "text": text[[0, 1, 3]]}, {"image": everyone(3), "text": everyone(3)}, 3
+    )
     torch.testing.assert_close(losses["image_text"], both["image_text"])
 
 

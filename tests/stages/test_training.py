@@ -1,0 +1,337 @@
+"""The command line of a training stage: what it refuses before the first step, and that it goes on exactly."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from stages.cli import run
+
+ROOT = Path(__file__).parents[2]
+ALIGN = "stages.align.Align"
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
+
+
+@pytest.fixture(autouse=True)
+def no_complaint_of_logging(monkeypatch):
+    """Lightning's logger keeps the stderr that it was imported under, which pytest has closed since."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+
+@pytest.fixture
+def config(aligned_parts, scenes_shards, tmp_path) -> dict:
+    """A run of two steps that has nothing wrong."""
+    encoders = {
+        name: {
+            "class_path": "modules.parts.load",
+            "init_args": {"path": str(aligned_parts / f"encoders.{name}")},
+        }
+        for name in ("audio", "image", "text")
+    }
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "model": {
+            "encoders": encoders,
+            "dim": 8,
+            "objective": {"class_path": "modules.objectives.contrastive.InfoNCE"},
+            "optim": {"lr": 1e-2},
+        },
+        "data": {"train": str(scenes_shards), "batch_size": 4, "num_workers": 0},
+        "trainer": {"accelerator": "cpu", "max_steps": 2, "enable_progress_bar": False},
+    }
+
+
+def fit(config: dict, *more: str) -> None:
+    """Run `fit` in this process, as the command line does."""
+    run(ALIGN, ["fit", "--config", written(config), *more])
+
+
+def written(config: dict) -> str:
+    """Write a config beside its run directory."""
+    path = Path(config["run_dir"] + ".yaml")
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def refusal(config: dict, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the message of a run that is refused before its first step."""
+    monkeypatch.setattr("stages.align.Align.losses", lambda *_: pytest.fail("a step was made"))
+    with pytest.raises(SystemExit) as stopped:
+        fit(config)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+def weights(run_dir: str | Path) -> dict[str, bytes]:
+    """Return the bytes of the weights of all parts that a run left."""
+    found = {
+        path.parent.name: path.read_bytes() for path in Path(run_dir, "parts").glob("*/weights.safetensors")
+    }
+    assert found
+    return found
+
+
+# ---- refused
+
+
+def test_an_unknown_key_is_refused_by_name(config, capsys, monkeypatch):
+    config["model"]["temprature"] = 0.1
+    assert "temprature" in refusal(config, capsys, monkeypatch)
+
+
+def test_a_part_that_is_not_there_is_refused_with_the_parts_beside_it(
+    config, aligned_parts, capsys, monkeypatch
+):
+    config["model"]["encoders"]["image"]["init_args"]["path"] = str(aligned_parts / "encoders.picture")
+    message = refusal(config, capsys, monkeypatch)
+    assert str(aligned_parts / "encoders.picture") in message
+    assert "encoders.image" in message
+
+
+def test_a_part_of_the_wrong_kind_is_refused_by_its_class(config, aligned_parts, capsys, monkeypatch):
+    config["model"]["encoders"]["image"]["init_args"]["path"] = str(aligned_parts / "projections.image")
+    message = refusal(config, capsys, monkeypatch)
+    assert "image was given a Projection, expected an encoder" in message
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_missing_or_empty_folder_of_shards_is_refused_with_what_makes_it(
+    exists, config, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "no-shards"
+    if exists:
+        folder.mkdir()
+    config["data"]["train"] = str(folder)
+    message = refusal(config, capsys, monkeypatch)
+    assert f"{folder} {'holds no .tar' if exists else 'is not there'}" in message
+    assert "python -m stages.prepare" in message
+
+
+def test_a_prefix_that_matches_nothing_is_refused_and_the_mended_command_runs(config, capsys, monkeypatch):
+    config["model"]["lr_factors"] = {"encoder.image": 0.1}
+    with monkeypatch.context() as patch:
+        message = refusal(config, capsys, patch)
+    assert "'encoder.image', which matches no parameter; did you mean encoders.image" in message
+    config["model"]["lr_factors"] = {"encoders.image": 0.1}
+    fit(config)
+    assert weights(config["run_dir"])
+
+
+def test_steps_that_are_not_stated_are_refused(config, capsys, monkeypatch):
+    del config["trainer"]["max_steps"]
+    assert "state how many steps to train" in refusal(config, capsys, monkeypatch)
+
+
+def test_freezing_everything_is_refused_and_the_mended_command_runs(config, capsys, monkeypatch):
+    config["model"]["lr_factors"] = {"encoders": 0, "projections": 0, "objective": 0}
+    with monkeypatch.context() as patch:
+        assert "nothing to train" in refusal(config, capsys, patch)
+    config["model"]["lr_factors"] = {"encoders": 0}
+    fit(config)
+    assert weights(config["run_dir"])
+
+
+def test_a_run_directory_of_another_config_is_refused_by_the_key_that_differs(config, capsys, monkeypatch):
+    fit(config)
+    before = weights(config["run_dir"])
+    config["model"]["optim"]["lr"] = 2e-2
+    message = refusal(config, capsys, monkeypatch)
+    assert f"{config['run_dir']} belongs to a run with another config" in message
+    assert "model.optim.lr: 0.01 there, 0.02 asked" in message
+    assert weights(config["run_dir"]) == before
+
+
+def test_a_folder_that_holds_something_else_is_refused(config, capsys, monkeypatch):
+    Path(config["run_dir"]).mkdir()
+    Path(config["run_dir"], "thesis.tex").touch()
+    assert "is not empty and holds no run" in refusal(config, capsys, monkeypatch)
+
+
+# ---- going on
+
+
+def test_a_finished_run_is_left_as_it_is_also_with_other_workers(config, capsys, monkeypatch):
+    fit(config)
+    there = {path: path.stat().st_mtime_ns for path in Path(config["run_dir"]).rglob("*")}
+    monkeypatch.setattr("stages.align.Align.losses", lambda *_: pytest.fail("a step was made"))
+    fit(config, "--data.num_workers", "2")
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in Path(config["run_dir"]).rglob("*")} == there
+
+
+def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> list:
+    """Press Ctrl-C while the losses of a step, counted from 1, are made; return the list of batches as it grows."""
+    from stages.align import Align
+
+    losses, calls = Align.losses, []
+
+    def interrupted(stage, batch):
+        calls.append(batch)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses(stage, batch)
+
+    monkeypatch.setattr(Align, "losses", interrupted)
+    return calls
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bytes(
+    num_workers, config, tmp_path, monkeypatch, capsys
+):
+    config["trainer"]["max_steps"] = 5  # of 4 samples among 11: the stop lies in the second epoch
+    config["data"]["num_workers"] = num_workers
+    fit({**config, "run_dir": str(tmp_path / "unbroken")})
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        stop_in_step(3, patch)
+        fit(config)
+    assert stopped.value.code == 75
+    assert "stopped at step 3 of 5" in capsys.readouterr().err
+    checkpoints = Path(config["run_dir"], "checkpoints")
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000003.ckpt"]
+    assert not Path(config["run_dir"], "metrics.json").exists()
+
+    with monkeypatch.context() as patch:
+        steps = stop_in_step(0, patch)
+        fit(config)
+    assert len(steps) == 2
+    assert weights(config["run_dir"]) == weights(tmp_path / "unbroken")
+
+
+def test_a_part_of_a_checkpoint_is_the_part_that_the_run_hands_over(config):
+    from modules import parts
+
+    fit(config, "--save_every_steps", "2")
+    run_dir = Path(config["run_dir"])
+    name = "encoders.image"
+    from_checkpoint = parts.load(f"{run_dir}/checkpoints/step-00000002.ckpt#{name}").state_dict()
+    handed_over = parts.load(str(run_dir / "parts" / name)).state_dict()
+    torch.testing.assert_close(from_checkpoint, handed_over, rtol=0, atol=0)
+
+
+def test_an_untrained_part_has_the_architecture_and_other_weights(aligned_parts):
+    from modules import parts
+
+    path = str(aligned_parts / "encoders.image")
+    trained, fresh = parts.load(path).state_dict(), parts.untrained(path).state_dict()
+    assert fresh.keys() == trained.keys()
+    assert all(value.shape == trained[name].shape for name, value in fresh.items())
+    matrices = [name for name, value in trained.items() if value.ndim > 1 and value.any()]
+    assert matrices
+    assert not any(torch.equal(trained[name], fresh[name]) for name in matrices)
+
+
+# ---- several processes
+
+SGD = """
+import torch
+from stages.align import Align
+
+
+class Plain(Align):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.3)
+
+
+if __name__ == "__main__":
+    from stages.cli import run
+
+    run("plain.Plain")
+"""
+
+
+@pytest.fixture
+def lacking_shards(scenes, tmp_path) -> str:
+    """Scenes of which many lack a modality: of the first batches, not the same ones on both ranks."""
+    from datamodules.shards.writer import write_shards
+
+    lacking = {0: "png", 1: "flac", 2: "txt", 3: "png", 5: "flac", 6: "flac", 8: "txt"}
+    some = [
+        {name: value for name, value in sample.items() if name != lacking.get(number)}
+        for number, sample in enumerate(scenes)
+    ]
+    write_shards(some, tmp_path / "lacking")
+    return str(tmp_path / "lacking")
+
+
+def fit_on_two(module: list[str], config: dict) -> None:
+    """Run `fit` in two processes of this machine."""
+    command = [sys.executable, *module, "fit", "--config", written(config), "--trainer.devices", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [*command, "--trainer.strategy", "ddp"], cwd=ROOT, env=environment, check=True, timeout=120
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["InfoNCE", "SigLIP"])
+def test_two_processes_make_the_steps_of_one(objective, config, lacking_shards, tmp_path, monkeypatch):
+    """By plain gradient descent, since to Adam a gradient of any scale is the same."""
+    (tmp_path / "plain.py").write_text(SGD)
+    config["data"]["train"] = lacking_shards
+    config["trainer"]["max_steps"] = 3
+    config["model"]["objective"]["class_path"] = f"modules.objectives.contrastive.{objective}"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run("plain.Plain", ["fit", "--config", written({**config, "run_dir": str(tmp_path / "one")})])
+    sys.modules.pop("plain")
+    fit_on_two([str(tmp_path / "plain.py")], config)
+
+    one, two = tensors(tmp_path / "one"), tensors(config["run_dir"])
+    start = {
+        name: value
+        for encoder in config["model"]["encoders"].items()
+        for name, value in first(*encoder).items()
+    }
+    moved = max((one[name] - value).abs().max().item() for name, value in start.items())
+    assert moved > 1e-3
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_stage_on_two_processes_hands_over_what_it_does_on_one(
+    config, lacking_shards, scenes_shards, tmp_path
+):
+    config["data"]["train"] = lacking_shards
+    fit({**config, "run_dir": str(tmp_path / "one")})
+    fit_on_two(["-m", "stages.align"], config)
+    # Of the unit vectors, not of the weights: Adam makes whole steps of gradients that are rounding errors about
+    # zero, such as those of the keys' biases, which no output depends on.
+    one, two = (embeddings(run_dir, scenes_shards) for run_dir in (tmp_path / "one", config["run_dir"]))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+
+
+def tensors(run_dir: str | Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of the parts that a run left, by part and name."""
+    from safetensors.torch import load_file
+
+    paths = Path(run_dir, "parts").glob("*/weights.safetensors")
+    return {f"{path.parent.name}.{name}": value for path in paths for name, value in load_file(path).items()}
+
+
+def first(modality: str, encoder: dict) -> dict[str, torch.Tensor]:
+    """Return the tensors of an encoder that a config starts from, as `tensors` names them."""
+    from safetensors.torch import load_file
+
+    path = Path(encoder["init_args"]["path"], "weights.safetensors")
+    return {f"encoders.{modality}.{name}": value for name, value in load_file(path).items()}
+
+
+def embeddings(run_dir: str | Path, shards: Path) -> dict[str, torch.Tensor]:
+    """Return the unit vectors that the parts of a run give samples, by modality."""
+    from datamodules.modalities.build import build_modalities
+    from datamodules.stream import batches
+    from modules.embedder import Embedder
+
+    embedder = Embedder.load(Path(run_dir, "parts"))
+    batch = next(batches(shards, build_modalities(embedder.input_configs), 11))
+    with torch.inference_mode():
+        return embedder(batch.inputs)
