@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stages.training import TrainingCLI
 
+STOPPED = 75  # exit code of "stopped, not finished", as in callbacks/preemption.py, which is slow to import
+TRACEBACK = "TRIVIUM_TRACEBACK"
 REFUSED = 2  # exit code of "this cannot work, and nothing was started"
 
 
@@ -80,17 +82,13 @@ class refusals:
         refusals.refusing = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if (
-            isinstance(error, (ValueError, OSError))
-            and refusals.refusing
-            and "TRIVIUM_TRACEBACK" not in os.environ
-        ):
-            message = (
-                str(error)
-                if not isinstance(error, OSError) or not error.filename
-                else f"{error.strerror}: {error.filename}"
-            )
-            print(f"error: {message}\n(TRIVIUM_TRACEBACK=1 shows where)", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            print("\nstopped: run the same command again to go on", file=sys.stderr)
+            raise SystemExit(STOPPED) from None
+        if isinstance(error, (ValueError, OSError)) and refusals.refusing and not os.environ.get(TRACEBACK):
+            of_file = isinstance(error, OSError) and error.filename
+            message = f"{error.strerror}: {error.filename}" if of_file else str(error)
+            print(f"error: {message}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
             raise SystemExit(REFUSED) from error
 
 

@@ -15,8 +15,6 @@ from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from stages.cli import command
 
-STOPPED = 75  # exit code of "stopped, not finished", as of a training
-
 
 def prepare(
     out: Path, sets: dict[str, SampleSet] | None = None, one: SampleSet | None = None, workers: int = 2
@@ -56,14 +54,10 @@ def prepare(
     filters = {folder.name: chosen.filters for folder, chosen in missing.items()}
     processes = min(workers, os.cpu_count() or 1)
     pool = ProcessPoolExecutor(processes, initializer=start_worker, initargs=(filters,))
-    try:
-        with pool, Progress() as progress:
-            for folder, chosen in missing.items():
-                progress.begin(folder.name, len(chosen.source))
-                progress.end(prepare_set(folder, chosen, descriptions[folder], pool, progress))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on with the sets that are not whole")
-        raise SystemExit(STOPPED) from None
+    with pool, Progress() as progress:
+        for folder, chosen in missing.items():
+            progress.begin(folder.name, len(chosen.source))
+            progress.end(prepare_set(folder, chosen, descriptions[folder], pool, progress))
     progress.print_table()
 
 

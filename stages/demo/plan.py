@@ -14,10 +14,12 @@ NUM_DIGITS = {"train": 4000, "test": 500}
 NUM_WORDS = {"train": 3000, "test": 300}
 NUM_SPOKEN_DIGITS = {"test": 300}
 NUM_LINES = {"train": 20_000, "val": 500}
-NUM_INSTRUCTIONS = {"train": 6000, "test": 300}
+NUM_INSTRUCTIONS = {"train": 7000, "test": 350}
 NUM_CLIPS = 6
 
 WORDS = (*DIGITS, *COLOURS, "left", "above")
+ABOUT_ONE_MEDIUM = [(kind, media[0]) for kind, media in MEDIA.items() if len(media) == 1]
+"""Kinds of question about one medium, and which."""
 CAPTION_SHARE = 0.65
 """How much of the unpaired text is captions; the rest is questions with their answers."""
 
@@ -211,12 +213,23 @@ def make_record(
     sources = {"image": shown.stem + shown.image, "audio": heard.stem + ".flac"}
     media = {kind: place_media(plan, sources[kind]) for kind in MEDIA[task]}
     tags = "".join(f"<{kind}>\n" for kind in media)
-    question = str(rng.choice(PHRASINGS[task]))
-    turns = [
-        {"from": "human", "value": tags + question},
-        {"from": "gpt", "value": answer(task, shown.scene, heard.scene)},
-    ]
+    about = {"image": shown.scene, "audio": heard.scene}
+    turns = []
+    for kind in (task, *(follow_ups(task, about, rng) if shown.split == "train" else ())):
+        turns.append({"from": "human", "value": tags + str(rng.choice(PHRASINGS[kind]))})
+        turns.append({"from": "gpt", "value": answer(kind, about[MEDIA[kind][0]], heard.scene)})
+        tags = ""
     return {"id": identifier, "task": task, **media, "conversations": turns}
+
+
+def follow_ups(task: str, about: dict[str, Scene], rng: np.random.Generator) -> list[str]:
+    """Return the other kinds of question that the media of one answer too, in any order: more is learned of each."""
+    others = [
+        kind
+        for kind, media in ABOUT_ONE_MEDIUM
+        if kind != task and media in MEDIA[task] and fits(kind, about[media])
+    ]
+    return [others[index] for index in rng.permutation(len(others))]
 
 
 def place_media(plan: Plan, source: str) -> str:

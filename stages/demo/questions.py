@@ -5,6 +5,7 @@ from stages.demo.scenes import DIGITS, Scene
 PHRASINGS = {
     "shown_digit": ("Which digit is shown?", "What digit do you see?", "Name the digit in the picture."),
     "spoken_digit": ("Which digit is spoken?", "What digit do you hear?", "Name the digit in the speech."),
+    "repeat": ("What is said?", "Repeat the speech."),
     "match": ("Do picture and speech match?", "Does the speech say what the picture shows?"),
     "sum": ("What is the sum of the digits?", "Add up the digits.", "What do the digits add up to?"),
     "read": ("Read the digits from left to right.", "Which digits are shown from left to right?"),
@@ -13,6 +14,7 @@ PHRASINGS = {
 MEDIA = {
     "shown_digit": ("image",),
     "spoken_digit": ("audio",),
+    "repeat": ("audio",),
     "match": ("image", "audio"),
     "sum": ("image",),
     "read": ("image",),
@@ -39,6 +41,6 @@ def answer(task: str, scene: Scene, spoken: Scene | None = None) -> str:
         return "yes" if scene == spoken else "no"
     if task == "sum":
         return str(sum(DIGITS.index(digit) for digit in digits))
-    if task == "describe":
+    if task in ("describe", "repeat"):
         return scene.caption
     return " ".join(digits)

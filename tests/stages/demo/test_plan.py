@@ -78,25 +78,52 @@ def test_every_answer_follows_from_the_media(plan, split):
         PHRASINGS, len(records) // len(PHRASINGS)
     )
     for record in records:
-        answer = record["conversations"][-1]["value"]
-        captions = [caption_of(plan, record[kind]) for kind in ("image", "audio") if kind in record]
-        digits = [word for word in captions[0].split() if word in DIGITS]
-        match record["task"]:
-            case "match":
-                assert answer == ("yes" if captions[0] == captions[1] else "no")
-            case "sum":
-                assert len(digits) > 1 and int(answer) == sum(map(DIGITS.index, digits))
-            case "read":
-                assert "left of" in captions[0] and answer.split() == digits
-            case "describe":
-                assert answer == captions[0]
-            case _:
-                assert [answer] == digits
+        captions = {kind: caption_of(plan, record[kind]) for kind in ("image", "audio") if kind in record}
+        said = [turn["value"] for turn in record["conversations"]]
+        kinds = [kind_of(question) for question in said[::2]]
+        assert kinds[0] == record["task"]
+        assert len(set(kinds)) == len(kinds)
+        for kind, answer in zip(kinds, said[1::2], strict=True):
+            check_answer(kind, answer, captions)
+
+
+def kind_of(question):
+    """The kind of question, from how it is phrased."""
+    phrase = question.rsplit(">\n")[-1]
+    [kind] = [kind for kind, phrasings in PHRASINGS.items() if phrase in phrasings]
+    return kind
+
+
+def check_answer(kind, answer, captions):
+    """Work the answer out from the captions of the media alone."""
+    if kind == "match":
+        assert answer == ("yes" if captions["image"] == captions["audio"] else "no")
+        return
+    caption = captions["audio" if kind in ("repeat", "spoken_digit") else "image"]
+    digits = [word for word in caption.split() if word in DIGITS]
+    match kind:
+        case "sum":
+            assert len(digits) > 1 and int(answer) == sum(map(DIGITS.index, digits))
+        case "read":
+            assert "left of" in caption and answer.split() == digits
+        case "describe" | "repeat":
+            assert answer == caption
+        case _:
+            assert [answer] == digits
+
+
+def test_one_question_a_record_is_tested_and_training_follows_up(plan):
+    turns = {
+        split: [len(r["conversations"]) for r in plan.instructions[f"instructions/{split}.json"]]
+        for split in ("train", "test")
+    }
+    assert set(turns["test"]) == {2}
+    assert max(turns["train"]) > 4
 
 
 def test_half_of_the_pairs_match(plan):
     answers = Counter(
-        record["conversations"][-1]["value"]
+        record["conversations"][1]["value"]
         for record in plan.instructions["instructions/train.json"]
         if record["task"] == "match"
     )
