@@ -18,8 +18,6 @@ NUM_INSTRUCTIONS = {"train": 7000, "test": 350}
 NUM_CLIPS = 6
 
 WORDS = (*DIGITS, *COLOURS, "left", "above")
-ABOUT_ONE_MEDIUM = [(kind, media[0]) for kind, media in MEDIA.items() if len(media) == 1]
-"""Kinds of question about one medium, and which."""
 CAPTION_SHARE = 0.65
 """How much of the unpaired text is captions; the rest is questions with their answers."""
 
@@ -223,11 +221,17 @@ def make_record(
 
 
 def follow_ups(task: str, about: dict[str, Scene], rng: np.random.Generator) -> list[str]:
-    """Return the other kinds of question that the media of one answer too, in any order: more is learned of each."""
+    """Return the other kinds of question that the sound of one answers too, in any order.
+
+    Pictures are asked about once: an answer could be copied from the one before, and nothing be learned from looking.
+    """
     others = [
         kind
-        for kind, media in ABOUT_ONE_MEDIUM
-        if kind != task and media in MEDIA[task] and fits(kind, about[media])
+        for kind in PHRASINGS
+        if kind != task
+        and MEDIA[kind] == ("audio",)
+        and "audio" in MEDIA[task]
+        and fits(kind, about["audio"])
     ]
     return [others[index] for index in rng.permutation(len(others))]
 

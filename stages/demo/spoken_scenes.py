@@ -16,7 +16,7 @@ from stages.demo.plan import Item, Plan, generator, make_plan
 from stages.demo.scenes import draw_scene
 from stages.demo.splits import Split, make_splits
 
-VERSION = 2
+VERSION = 3
 MADE = "made.json"
 """The file at the root that says how a finished tree was made."""
 ITEMS_PER_JOB = 200
