@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.encoders.audio import AudioEncoder
+from modules.encoders.encoder import at_least_one_row
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
 
@@ -26,11 +27,14 @@ class MaskedAudio(PretrainingObjective):
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Hide spans of `stride` frames; the target is the spans (rows, spans, stride x mels) and which were hidden."""
-        frames, mask = self.log_mel[0](inputs["waveform"], inputs["lengths"])  # (rows, frames, mels)
+        given = at_least_one_row(inputs)
+        frames, mask = self.log_mel[0](given["waveform"], given["lengths"])  # (rows, frames, mels)
+        frames, mask = frames[: len(inputs["lengths"])], mask[: len(inputs["lengths"])]
         rows, count, mels = frames.shape
         padding = -count % self.stride
-        spans = nn.functional.pad(frames, (0, 0, 0, padding)).view(rows, -1, self.stride * mels)
-        whole = nn.functional.pad(mask, (0, padding)).view(rows, -1, self.stride).all(2)
+        num_spans = (count + padding) // self.stride
+        spans = nn.functional.pad(frames, (0, 0, 0, padding)).reshape(rows, num_spans, self.stride * mels)
+        whole = nn.functional.pad(mask, (0, padding)).reshape(rows, num_spans, self.stride).all(2)
         hidden = (torch.rand(whole.shape, device=whole.device) < self.share) & whole
         return {**inputs, "masked": hidden.repeat_interleave(self.stride, 1)[:, :count]}, (spans, hidden)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.modalities.build import build_modalities
 from datamodules.stream import batches
@@ -40,7 +40,7 @@ class Predictions:
 def class_vectors(
     embedder: Embedder, text: Any, *, classes: list[str], templates: list[str], device: torch.device
 ) -> Tensor:
-    """Embed each class by the mean of its prompts, as CLIP does (arXiv:2103.00020, section 3.1.4): (classes, dim).
+    """Embed the prompts of each class: (classes, templates, dim).
 
     Args:
         embedder: an aligned space that knows text.
@@ -49,12 +49,26 @@ def class_vectors(
         templates: prompts with `{}` where the name goes.
         device: where the embedder is.
     """
-    means = []
+    vectors = []
     for name in classes:
         prompts = [text.decode(template.replace("{}", name).encode(), "txt") for template in templates]
         inputs = {key: tensor.to(device) for key, tensor in text.collate(prompts).items()}
-        means.append(embedder.embed("text", inputs).mean(0))
-    return nn.functional.normalize(torch.stack(means), dim=-1)
+        vectors.append(embedder.embed("text", inputs))
+    return torch.stack(vectors)
+
+
+def nearest_class(vectors: Tensor, prompts: Tensor) -> Tensor:
+    """Return the class (rows,) that has the prompt nearest to each of the vectors.
+
+    Differs from CLIP (arXiv:2103.00020, section 3.1.4), which takes the mean of a class's prompts: prompts here may
+    say different things ("a red seven", "a blue seven"), and the mean of those is near none of them.
+
+    Args:
+        vectors: (rows, dim), unit length.
+        prompts: (classes, templates, dim), unit length.
+    """
+    similarities = vectors @ prompts.flatten(0, 1).T  # (rows, classes x templates)
+    return similarities.unflatten(1, prompts.shape[:2]).amax(2).argmax(1)
 
 
 @torch.no_grad()
@@ -91,7 +105,7 @@ def classify(
     predicted, target = [], []
     for batch in batches(shards, modalities, batch_size):
         batch = batch.to(device)
-        nearest = (embedder.embed(modality, batch.inputs[modality]) @ described.T).argmax(1)  # (rows,)
+        nearest = nearest_class(embedder.embed(modality, batch.inputs[modality]), described)
         seen, known = batch.rows[modality], batch.rows["label"]
         predicted.append(nearest[torch.isin(seen, known)].cpu())
         target.append(batch.inputs["label"]["label"][torch.isin(known, seen)].cpu())

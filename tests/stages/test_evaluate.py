@@ -19,7 +19,7 @@ from stages.evaluate.evaluate import evaluate
 from stages.evaluate.html import tag
 from stages.evaluate.retrieval import Space, neighbours, recalls
 from stages.evaluate.subtitles import Clip, read_clips, scores
-from stages.evaluate.zero_shot import Predictions, class_vectors
+from stages.evaluate.zero_shot import Predictions, class_vectors, nearest_class
 
 DIGITS = ["one", "three", "two"]
 TRUNK = {
@@ -297,7 +297,15 @@ def test_confusion_counts_what_was_told_of_what_is_there():
     assert predictions.scores() == {"accuracy": 2 / 3, "chance": 0.5, "candidates": 2, "count": 3}
 
 
-def test_a_class_is_the_mean_of_its_prompts():
+def test_the_nearest_prompt_decides_not_the_mean_of_a_class():
+    east, north, west = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    between = torch.tensor([0.6, 0.8])
+    prompts = torch.stack([torch.stack([east, west]), torch.stack([between, between])])  # two classes
+    seen = torch.stack([0.95 * east + 0.1 * north, north])
+    assert nearest_class(seen, prompts).tolist() == [0, 1]
+
+
+def test_a_class_has_a_vector_for_each_of_its_prompts():
     class Words:
         def decode(self, data: bytes, member: str) -> str:
             return data.decode()
@@ -311,7 +319,8 @@ def test_a_class_is_the_mean_of_its_prompts():
 
     how = {"templates": ["{}", "{}{}"], "device": torch.device("cpu")}
     vectors = class_vectors(Plane(), Words(), classes=["a", "abc", "abcd"], **how)
-    assert torch.allclose(vectors, torch.tensor([[1.0, 0.0], [0.5**0.5, 0.5**0.5], [0.0, 1.0]]))
+    short, long = [1.0, 0.0], [0.0, 1.0]
+    assert vectors.tolist() == [[short, short], [short, long], [long, long]]
 
 
 @pytest.mark.parametrize(
