@@ -111,7 +111,7 @@ class SampleDataModule(LightningDataModule):
             stream,
             batch_size=None,
             num_workers=self.num_workers,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
 

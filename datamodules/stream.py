@@ -84,7 +84,8 @@ class SampleSet:
         keys: list[str] = []
         skipped: dict[str, list[str]] = {}
         places = list(places)
-        for place, rng in zip(places, rngs or [None] * len(places), strict=True):
+        generators: list[np.random.Generator | None] = list(rngs) if rngs else [None] * len(places)
+        for place, rng in zip(places, generators, strict=True):
             position = self.positions[place]
             key = self.reader.key(position)
             decoded = {}

@@ -366,7 +366,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _digest(tensor: Tensor) -> str:
     raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(memoryview(raw)).hexdigest()
+    return hashlib.sha256(raw.data).hexdigest()
 
 
 def _sha256(data: bytes) -> str:

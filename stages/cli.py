@@ -86,8 +86,9 @@ class refusals:
             print("\nstopped: run the same command again to go on", file=sys.stderr)
             raise SystemExit(STOPPED) from None
         if isinstance(error, (ValueError, OSError)) and refusals.refusing and not os.environ.get(TRACEBACK):
-            of_file = isinstance(error, OSError) and error.filename
-            message = f"{error.strerror}: {error.filename}" if of_file else str(error)
+            message = str(error)
+            if isinstance(error, OSError) and error.filename:
+                message = f"{error.strerror}: {error.filename}"
             print(f"error: {message}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
             raise SystemExit(REFUSED) from error
 

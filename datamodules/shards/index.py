@@ -116,7 +116,8 @@ class _Walk:
         size = self.tar.stat().st_size
         with open(self.tar, "rb") as file:
             self._check_plain(file)
-            position, descriptions, described = 0, 0, {}
+            position, descriptions = 0, 0
+            described: dict[str, str] = {}
             while position + BLOCK <= size:
                 file.seek(position)
                 header = file.read(BLOCK)

@@ -16,6 +16,9 @@ class LogMel(nn.Module):
         hop_ms: from one frame to the next.
     """
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(
         self, *, sampling_rate: int, num_mels: int, window_ms: float = 25.0, hop_ms: float = 10.0
     ) -> None:

@@ -81,7 +81,7 @@ class InfoNCE(Contrastive):
         logits = self.scale() * first @ second.T  # (n, n)
         target = torch.arange(len(logits), device=logits.device)
         losses = [nn.functional.cross_entropy(x, target, reduction="sum") for x in (logits, logits.T)]
-        return sum(losses) / (2 * max(1, len(logits)))
+        return (losses[0] + losses[1]) / (2 * max(1, len(logits)))
 
 
 class SigLIP(Contrastive):

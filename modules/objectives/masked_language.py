@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from modules.encoders.encoder import Encoder
+from modules.encoders.huggingface import TextEncoder
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
 
@@ -21,7 +21,7 @@ class MaskedLanguage(PretrainingObjective):
         ValueError: when the tokenizer has no `[MASK]` or `<mask>`.
     """
 
-    def __init__(self, encoder: Encoder, share: float = 0.15) -> None:
+    def __init__(self, encoder: TextEncoder, share: float = 0.15) -> None:
         super().__init__()
         from tokenizers import Tokenizer
 
