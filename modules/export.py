@@ -117,7 +117,7 @@ def _stft_by_convolution(
     return op.Concat(op.Unsqueeze(real, [3]), op.Unsqueeze(imaginary, [3]), axis=3)
 
 
-MAX_DRIFT: Final = 5e-4
+MAX_DRIFT: Final = 1.5e-4
 """How far quantised convolutions may turn the vectors of the calibration set: one minus the cosine, in the mean."""
 
 
