@@ -7,6 +7,7 @@ from itertools import chain, permutations
 import pytest
 
 from stages.demo import pipeline
+from stages.demo.outcome import check, collect, table
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,7 +21,7 @@ SECONDS = {**dict.fromkeys(STEPS, 7.0), "all": 70.0}
 def outcome(demo, monkeypatch) -> dict:
     """What the demo would write as its metrics.json."""
     monkeypatch.chdir(demo)
-    return pipeline.collect(SECONDS)
+    return collect(pipeline.metrics_files(), SECONDS)
 
 
 def test_every_training_leaves_its_config_and_parts_that_load(demo):
@@ -81,7 +82,7 @@ def test_the_onnx_files_agree_with_torch_and_int8_is_smaller(demo, outcome):
 
 
 def test_untrained_models_are_told_from_trained_ones(outcome):
-    failed = list(pipeline.check(outcome))
+    failed = list(check(outcome))
     assert any(line.startswith("R@1 image_to_text: ") and line.endswith("at least 0.4") for line in failed)
     assert any(line.startswith("zero-shot handwriting") for line in failed)
     assert any(line.startswith("instruct exact match") for line in failed)
@@ -89,7 +90,7 @@ def test_untrained_models_are_told_from_trained_ones(outcome):
 
 
 def test_the_table_has_a_line_for_every_stage(outcome):
-    lines = pipeline.table(outcome).splitlines()
+    lines = table(outcome).splitlines()
     stages = "data", "prepare", "pretrain image", "pretrain lm", "align", "instruct", "evaluate", "compress"
     for stage in stages:
         assert sum(line.startswith(stage) and " 7 " in line + " " for line in lines) == 1, stage
