@@ -38,7 +38,7 @@ class Checkpoints(Callback):
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of the present step and remove those too old to keep; all ranks call it."""
         self.last_step = trainer.global_step
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt", weights_only=False)
         if trainer.is_global_zero:
             for old in _all(self.folder)[: -self.keep]:
                 old.unlink()
