@@ -56,6 +56,8 @@ def export_onnx(embedder: Embedder, modality: str, example: Mapping[str, Tensor]
     Raises:
         ValueError: when `example` has fewer than two rows.
     """
+    import onnx
+
     rows = len(next(iter(example.values())))
     if rows < 2:
         raise ValueError(
@@ -87,6 +89,9 @@ def export_onnx(embedder: Embedder, modality: str, example: Mapping[str, Tensor]
     # The exporter has folded constants and inferred shapes, which is what the quantizer would have us do.
     program.model.metadata_props["onnx.quant.pre_process"] = "onnxruntime.quant"
     program.save(path)
+    model = onnx.load(path)
+    del model.graph.value_info[:]  # onnxruntime 1.23 transposes weights, then stumbles over these shapes
+    onnx.save(model, path)
 
 
 def _stft_by_convolution(
