@@ -67,9 +67,8 @@ def ablate(seeds: int = 3, out: Path = Path("runs/ablation")) -> None:
     """
     if not Path("runs/demo/shards/scenes-test/manifest.json").is_file():
         raise FileNotFoundError("no runs/demo/shards: run `make demo` first, the ablation uses its data")
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as lanes:  # one seed a core: small models gain little from a second one
+    # One seed a core: small models gain little from a second one.
+    with ThreadPoolExecutor(os.cpu_count()) as lanes:
         list(lanes.map(lambda seed: _train_all(out / str(seed), seed), range(seeds)))
     results = {
         "align": {
