@@ -51,9 +51,9 @@ def prepare(
     if not missing:
         return
 
-    filters = {folder.name: chosen.filters for folder, chosen in missing.items()}
+    named = {folder.name: chosen for folder, chosen in missing.items()}
     processes = min(workers, os.cpu_count() or 1)
-    pool = ProcessPoolExecutor(processes, initializer=start_worker, initargs=(filters,))
+    pool = ProcessPoolExecutor(processes, initializer=start_worker, initargs=(named,))
     with pool, Progress() as progress:
         for folder, chosen in missing.items():
             progress.begin(folder.name, len(chosen.source))

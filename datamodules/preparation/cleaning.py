@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datamodules.preparation.decodable import UndecodableError, check_image, check_sound
-from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Sample
+from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Member, Sample, Slice
 
 
 class Reject(Exception):
@@ -112,15 +112,23 @@ def load(sample: Sample) -> Sample:
         Reject: a file cannot be read, or its text is not UTF-8.
     """
     try:
-        members = {
-            suffix: data.read_bytes() if isinstance(data, Path) else data
-            for suffix, data in sample.members.items()
-        }
+        members = {suffix: read(member) for suffix, member in sample.members.items()}
     except OSError as error:
         raise Reject("unreadable file") from error
     if "txt" in members:
         members["txt"] = normalise(members["txt"]).encode()
     return replace(sample, members=members)
+
+
+def read(member: Member) -> bytes:
+    """Return the bytes of a member."""
+    if isinstance(member, Path):
+        return member.read_bytes()
+    if isinstance(member, Slice):
+        with member.path.open("rb") as file:
+            file.seek(member.offset)
+            return file.read(member.size)
+    return member
 
 
 def normalise(data: bytes) -> str:

@@ -12,15 +12,15 @@ from itertools import count, islice
 from pathlib import Path
 
 from datamodules.preparation.cleaning import EmptyText, Filter, Reject, Undecodable, load
-from datamodules.sources.source import Dropped, Sample, Source
+from datamodules.sources.source import Dropped, Note, Sample, Source
 
 VERSION = 1
 CHUNK_SAMPLES = 32
 CHUNKS_AHEAD = 8
 NAMES_KEPT = 20
 
-_filters: dict[str, list[Filter]] = {}  # in a worker process: those of every set, by its name
-Examined = tuple[Sample | Dropped, list[Hashable]]
+_sets: dict[str, "SampleSet"] = {}  # in a worker process: every set, by its name
+Examined = tuple[Sample | Dropped | Note, list[Hashable]]
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Tally:
     members: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_names: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
 
     def keep(self, sample: Sample) -> None:
         """Count a sample that goes into the shards."""
@@ -111,7 +112,7 @@ def prepare_set(
         folder: where the set goes; not there yet, or empty.
         chosen: the source and the filters.
         description: `chosen.description()`, kept in the manifest so that a later run knows the set again.
-        pool: worker processes, started with `start_worker`, that know the filters under `folder.name`.
+        pool: worker processes, started with `start_worker`, that know the set under `folder.name`.
         progress: called after each sample.
 
     Raises:
@@ -145,7 +146,7 @@ def prepare_set(
         "members": dict(sorted(tally.members.items())),
         "dropped": dict(sorted(tally.dropped.items())),
         "dropped_names": dict(sorted(tally.dropped_names.items())),
-        **chosen.source.report(unfinished),
+        **chosen.source.report(unfinished, tally.notes),
         "made_from": description,
     }
     write_synced(unfinished / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -153,9 +154,9 @@ def prepare_set(
     return manifest
 
 
-def start_worker(filters: dict[str, list[Filter]]) -> None:
-    """Give a worker process the filters of every set, once, instead of with each piece of work."""
-    _filters.update(filters)
+def start_worker(sets: dict[str, SampleSet]) -> None:
+    """Give a worker process every set, once, instead of with each piece of work."""
+    _sets.update(sets)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that ends its workers
 
 
@@ -171,19 +172,22 @@ def examine(source: Source, name: str, pool: Executor) -> Iterator[Examined]:
 
 
 def examine_chunk(name: str, chunk: list[Sample | Dropped]) -> list[Examined]:
-    """Load and examine a few samples in a worker process."""
-    return [examine_one(item, _filters[name]) for item in chunk]
+    """Make, load and examine a few samples in a worker process."""
+    chosen = _sets[name]
+    return [examined for item in chunk for examined in examine_one(item, chosen.source, chosen.filters)]
 
 
-def examine_one(item: Sample | Dropped, filters: list[Filter]) -> Examined:
-    """Load one sample and collect what each filter finds in it."""
-    if isinstance(item, Dropped):
-        return item, []
-    try:
-        loaded = load(item)
-        return loaded, [chosen.examine(loaded) for chosen in filters]
-    except Reject as rejected:
-        return Dropped(item.name, str(rejected)), []
+def examine_one(item: Sample | Dropped, source: Source, filters: list[Filter]) -> Iterator[Examined]:
+    """Make the samples of one that the source iterated, load each and collect what each filter finds in it."""
+    for made in source.expand(item) if isinstance(item, Sample) else [item]:
+        if not isinstance(made, Sample):
+            yield made, []
+            continue
+        try:
+            loaded = load(made)
+            yield loaded, [chosen.examine(loaded) for chosen in filters]
+        except Reject as rejected:
+            yield Dropped(made.name, str(rejected)), []
 
 
 def keep(
@@ -193,6 +197,9 @@ def keep(
     keys: set[str] = set()
     numbers = count(2)
     for item, findings in examined:
+        if isinstance(item, Note):
+            tally.notes.append(item)
+            continue
         if isinstance(item, Sample):
             judged = (chosen.judge(finding) for chosen, finding in zip(filters, findings, strict=True))
             reason = next(filter(None, judged), None)

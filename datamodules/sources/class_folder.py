@@ -1,10 +1,19 @@
 """A folder per class (as ImageNet's or Speech Commands'): the folder's name is the label of its images or sounds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Dropped, Sample, Source, key_of, walk
+from datamodules.sources.source import (
+    IMAGE_SUFFIXES,
+    SOUND_SUFFIXES,
+    Dropped,
+    Note,
+    Sample,
+    Source,
+    key_of,
+    walk,
+)
 
 
 @dataclass
@@ -29,7 +38,7 @@ class ClassFolder(Source):
         """Return the name of the class that `file` lies in: the first folder below `path`."""
         return file.relative_to(self.path).parts[0]
 
-    def report(self, folder: Path) -> dict:
+    def report(self, folder: Path, notes: Sequence[Note] = ()) -> dict:
         return {"classes": self.classes()}
 
     def __iter__(self) -> Iterator[Sample | Dropped]:

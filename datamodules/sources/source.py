@@ -3,12 +3,25 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 SOUND_SUFFIXES = frozenset({"flac", "wav", "mp3", "ogg"})
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A piece of a file, such as a member of a tar, that is read late, in a worker process."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+Member = bytes | Path | Slice
 
 
 @dataclass(frozen=True)
@@ -16,23 +29,36 @@ class Sample:
     """One sample: its key in the shards, its members, and the name by which the user knows it."""
 
     key: str
-    members: dict[str, bytes | Path]
-    """Suffix to bytes, or to a file that is read late, in a worker process."""
+    members: Mapping[str, Member]
+    """Suffix to bytes, or to a file or a piece of one that is read late, in a worker process."""
     name: str
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A sample that the source itself could not make, and why."""
+    """A sample that does not go into the shards, and why."""
 
     name: str
     reason: str
+    sample: Sample | None = None
+    """What it was, as far as it was made; the report shows some."""
+    twin: str | None = None
+    """Key of the sample that it resembles, where that is the reason."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a source found while it made samples, for its part of the manifest: plain values, as JSON holds them."""
+
+    kind: str
+    content: Mapping[str, Any]
 
 
 class Source(ABC):
     """Where samples come from. A source is iterated once per run, in the same order every time.
 
     A layout of your own is one dataclass: give `path`, `files` and `__iter__`, and name the class in the config.
+    What costs time (decoding, aligning) goes into `expand`, which runs in worker processes.
     """
 
     path: Path
@@ -43,14 +69,23 @@ class Source(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Sample | Dropped]:
-        """Yield the samples, and a Dropped for each one that cannot be made."""
+        """Yield what samples are made from, cheaply, and a Dropped for each one that cannot be made."""
+
+    def expand(self, sample: Sample) -> Iterator[Sample | Dropped | Note]:
+        """Make the samples proper of one that was iterated; runs in a worker process, knowing nothing of the others."""
+        yield sample
 
     def __len__(self) -> int:
         """Return about how many samples there are, for the progress bar."""
         return len(self.files())
 
-    def report(self, folder: Path) -> dict:
-        """Return this source's entries of the manifest once it is exhausted; may write files into `folder`."""
+    def report(self, folder: Path, notes: Sequence[Note] = ()) -> dict:
+        """Return this source's entries of the manifest at the end; may write files into `folder`.
+
+        Args:
+            folder: of the set, not yet under its final name.
+            notes: what `expand` noted, in the order of the samples.
+        """
         return {}
 
     def check(self) -> None:

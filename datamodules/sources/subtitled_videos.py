@@ -3,7 +3,7 @@
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.preparation.alignment import Aligner, Alignment, AlignmentError, Speech
 from datamodules.preparation.subtitles import Cue, SubtitleError, read_subtitles
 from datamodules.preparation.video import SAMPLING_RATE, VideoError, read_frames, read_sound
-from datamodules.sources.source import Dropped, Sample, Source, key_of, walk
+from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
 
 VIDEO_SUFFIXES = frozenset({"mp4", "mkv", "webm"})
 SUBTITLE_SUFFIXES = ("srt", "vtt")
@@ -39,7 +39,6 @@ class SubtitledVideos(Source):
     """Longer videos are dropped; cut them first."""
     max_pixels: int = 10_000_000
     """Videos with larger pictures are dropped."""
-    clips: list[dict] = field(default_factory=list, init=False, repr=False)
 
     def files(self) -> list[Path]:
         return walk(self.path, VIDEO_SUFFIXES.union(SUBTITLE_SUFFIXES)) if self.videos() else []
@@ -55,25 +54,33 @@ class SubtitledVideos(Source):
         return len(self.videos())
 
     def __iter__(self) -> Iterator[Sample | Dropped]:
-        self.clips = []
         for video in self.videos():
             name = video.relative_to(self.path).as_posix()
             subtitles = beside(video, SUBTITLE_SUFFIXES)
             if subtitles is None:
                 yield Dropped(name, "video without subtitles")
                 continue
-            try:
-                yield from self.samples(video, subtitles, name)
-            except (SubtitleError, VideoError, AlignmentError) as error:
-                yield Dropped(f"{name} ({error})", REASONS[type(error)])
+            files = {"video": video, "subtitles": subtitles}
+            reference = beside(video, ["reference.srt", "reference.vtt"])
+            yield Sample(
+                key_of(name.rpartition(".")[0]), files | ({"reference": reference} if reference else {}), name
+            )
 
-    def samples(self, video: Path, subtitles: Path, name: str) -> Iterator[Sample | Dropped]:
-        """Align one video's subtitles and yield its cues as samples.
+    def expand(self, sample: Sample) -> Iterator[Sample | Dropped | Note]:
+        """Align one video's subtitles, note how, and yield its cues as samples."""
+        try:
+            yield from self.cues(sample)
+        except (SubtitleError, VideoError, AlignmentError) as error:
+            yield Dropped(f"{sample.name} ({error})", REASONS[type(error)])
+
+    def cues(self, clip: Sample) -> Iterator[Sample | Dropped | Note]:
+        """Yield the note and the cues of one video.
 
         Raises:
             SubtitleError, VideoError, AlignmentError: the video cannot be used; nothing of it has been yielded.
         """
-        cues, num_skipped = read_subtitles(subtitles)
+        video, name = clip.members["video"], clip.name
+        cues, num_skipped = read_subtitles(clip.members["subtitles"])
         sound = read_sound(video, self.max_seconds)
         alignment = self.aligner(sound, cues)
         middles_s = (alignment.starts_s + alignment.ends_s) / 2
@@ -81,10 +88,8 @@ class SubtitledVideos(Source):
         pictures = dict(
             zip(in_time, read_frames(video, list(middles_s[in_time]), self.max_pixels), strict=True)
         )
-        self.clips.append(summary(name, cues, alignment, beside(video, ["reference.srt", "reference.vtt"])))
-
+        yield Note("clip", summary(name, cues, alignment, clip.members.get("reference")))
         yield from (Dropped(name, "unusable cue") for _ in range(num_skipped))
-        key = key_of(name.rpartition(".")[0])
         for index, cue in enumerate(cues):
             start, end = (
                 round(times[index] * SAMPLING_RATE) for times in (alignment.starts_s, alignment.ends_s)
@@ -94,26 +99,25 @@ class SubtitledVideos(Source):
                 yield Dropped(f"{name}, cue {index}", "cue outside the sound")
                 continue
             members = {"jpg": pictures[index], "flac": flac(piece), "txt": cue.text.encode()}
-            yield Sample(f"{key}-{index:04d}", members, f"{name}, cue {index}")
+            yield Sample(f"{clip.key}-{index:04d}", members, f"{name}, cue {index}")
 
-    def report(self, folder: Path) -> dict:
+    def report(self, folder: Path, notes: Sequence[Note] = ()) -> dict:
         """Return the manifest's summary of the alignment; the times of every cue go to `alignment.json`."""
-        text = json.dumps({"clips": self.clips}, indent=1, ensure_ascii=False)
+        clips = [dict(note.content) for note in notes if note.kind == "clip"]
+        text = json.dumps({"clips": clips}, indent=1, ensure_ascii=False)
         (folder / "alignment.json").write_text(text + "\n", encoding="utf-8")
-        clips = [{key: value for key, value in clip.items() if key != "cues"} for clip in self.clips]
+        known = [cue for clip in clips for cue in clip["cues"] if "true_s" in cue]
         errors = {
-            moment: np.array([cue[f"{moment}_s"] - cue["true_s"] for cue in self.cues_with_truth()])
+            moment: np.array([cue[f"{moment}_s"] - cue["true_s"] for cue in known])
             for moment in ("before", "after")
         }
-        alignment: dict = {"clips": clips}
-        if errors["after"].size:
+        alignment: dict = {
+            "clips": [{key: value for key, value in clip.items() if key != "cues"} for clip in clips]
+        }
+        if known:
             before, after = spread_ms(errors["before"]), spread_ms(errors["after"])
             alignment |= {"median_ms": after["median"], "p95_ms": after["p95"], "before_ms": before["median"]}
         return {"alignment": alignment}
-
-    def cues_with_truth(self) -> list[dict]:
-        """Return the cues of all clips whose right time is known."""
-        return [cue for clip in self.clips for cue in clip["cues"] if "true_s" in cue]
 
 
 def beside(video: Path, suffixes: list[str] | tuple[str, ...]) -> Path | None:

@@ -1,12 +1,12 @@
 """Plain text files, a sentence per line."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.preparation.tokenizer import train_tokenizer
-from datamodules.sources.source import Dropped, Sample, Source, key_of, walk
+from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
 
 
 @dataclass
@@ -37,7 +37,7 @@ class TextLines(Source):
                         f"{key_of(stem)}-{number:08d}", {"txt": line.rstrip(b"\r\n")}, f"{stem}:{number}"
                     )
 
-    def report(self, folder: Path) -> dict:
+    def report(self, folder: Path, notes: Sequence[Note] = ()) -> dict:
         if self.vocab_size is None:
             return {}
         tokenizer = train_tokenizer(self.lines(), self.vocab_size)

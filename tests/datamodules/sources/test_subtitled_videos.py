@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 
 from datamodules.preparation.subtitles import Cue, read_subtitles, write_subtitles
-from datamodules.sources.source import Dropped
+from datamodules.sources.source import Dropped, Note, Sample
 from datamodules.sources.subtitled_videos import SubtitledVideos
 
 RATE_HZ = 16_000
@@ -70,11 +70,14 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(videos):
     source = SubtitledVideos(videos)
-    return source, list(source), read_subtitles(videos / "clip_00.reference.srt")[0]
+    items = [
+        made for item in source for made in (source.expand(item) if isinstance(item, Sample) else [item])
+    ]
+    return source, items, read_subtitles(videos / "clip_00.reference.srt")[0]
 
 
 def test_each_cue_becomes_a_sample_of_frame_sound_and_text(prepared):
-    samples = [item for item in prepared[1] if not isinstance(item, Dropped)]
+    samples = [item for item in prepared[1] if isinstance(item, Sample)]
     assert [sample.key for sample in samples] == [f"clip_00-{index:04d}" for index in range(4)]
     assert [sample.members["txt"].decode() for sample in samples] == list(TEXTS)
     for sample, colour, cue in zip(samples, COLOURS, prepared[2], strict=True):
@@ -86,7 +89,8 @@ def test_each_cue_becomes_a_sample_of_frame_sound_and_text(prepared):
 
 
 def test_the_error_before_and_after_is_reported(prepared, tmp_path):
-    alignment = prepared[0].report(tmp_path)["alignment"]
+    notes = [item for item in prepared[1] if isinstance(item, Note)]
+    alignment = prepared[0].report(tmp_path, notes)["alignment"]
     assert alignment["before_ms"] > 1000
     assert alignment["median_ms"] <= 20
     assert alignment["p95_ms"] <= 50
