@@ -13,13 +13,14 @@ from PIL import Image
 
 from modules import parts
 from stages.cli import command
-from stages.evaluate import answers, charts, runs
+from stages.evaluate import answers, runs
 from stages.evaluate.answers import Answer
 from stages.evaluate.evaluate import evaluate
-from stages.evaluate.html import tag
 from stages.evaluate.retrieval import Space, neighbours, recalls
 from stages.evaluate.subtitles import Clip, read_clips, scores
 from stages.evaluate.zero_shot import Predictions, class_vectors, nearest_class
+from stages.page.charts import nice_ticks
+from stages.page.html import tag
 
 DIGITS = ["one", "three", "two"]
 TRUNK = {
@@ -403,7 +404,7 @@ def test_markup_escapes_text_and_keeps_elements():
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 0.013), (-3.2, 7), (0, 1), (0, 998)])
 def test_ticks_are_even_and_span_what_is_drawn(low, high):
-    ticks = charts.nice_ticks(low, high)
+    ticks = nice_ticks(low, high)
     assert 2 <= len(ticks) <= 7 and ticks[0] <= low and ticks[-1] >= high
     assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
 
