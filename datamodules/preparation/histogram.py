@@ -40,13 +40,16 @@ class Histogram:
         if self.width is None and value <= 0:
             self.not_positive += 1
         else:
-            place = value / self.width if self.width else math.log10(value) * PER_DECADE
             # A product that should be whole may fall short by a rounding error: 1000 belongs to the bin it opens.
-            self.bins[math.floor(place + 1e-9)] += 1
+            self.bins[math.floor(self.place(value) + 1e-9)] += 1
 
     def __len__(self) -> int:
         """Return how many values were counted."""
         return self.not_positive + self.bins.total()
+
+    def place(self, value: float) -> float:
+        """Return where a value lies, in bins: the whole part is the number of its bin."""
+        return value / self.width if self.width else math.log10(value) * PER_DECADE
 
     def edge(self, number: int) -> float:
         """Return where the bin of this number begins."""

@@ -15,8 +15,6 @@ from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Sample
 LEVEL_S = 2
 """The level is that of so much from the start."""
 SILENCE_DB = -100.0
-LONGEST_S = 1e6
-"""A header that claims more is not believed."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,10 @@ def of_sound(data: bytes) -> dict[str, float]:
     try:
         with opened_sound(data) as file:
             seconds = file.frames / file.samplerate
-            heard = list(blocks(file, min(file.frames, LEVEL_S * file.samplerate), 1 << 14))
+            heard = list(blocks(file, min(file.frames, LEVEL_S * file.samplerate)))
     except (soundfile.SoundFileError, PreviewError):
         return {}
-    if not heard or seconds > LONGEST_S:
+    if not heard:
         return {}
     power = float(np.mean(np.square(np.concatenate(heard), dtype=np.float64)))
     level = max(SILENCE_DB, 10 * math.log10(power)) if power else SILENCE_DB

@@ -19,8 +19,6 @@ from stages.evaluate.evaluate import evaluate
 from stages.evaluate.retrieval import Space, neighbours, recalls
 from stages.evaluate.subtitles import Clip, read_clips, scores
 from stages.evaluate.zero_shot import Predictions, class_vectors, nearest_class
-from stages.page.charts import nice_ticks
-from stages.page.html import tag
 
 DIGITS = ["one", "three", "two"]
 TRUNK = {
@@ -395,18 +393,6 @@ def test_alignment_that_says_no_errors_is_refused(tmp_path, content, message):
 
 
 # ---- the page
-
-
-def test_markup_escapes_text_and_keeps_elements():
-    inner = tag("b", "a < b")
-    assert tag("p", inner, ["&"], title='"') == '<p title="&quot;"><b>a &lt; b</b>&amp;</p>'
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 0.013), (-3.2, 7), (0, 1), (0, 998)])
-def test_ticks_are_even_and_span_what_is_drawn(low, high):
-    ticks = nice_ticks(low, high)
-    assert 2 <= len(ticks) <= 7 and ticks[0] <= low and ticks[-1] >= high
-    assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
 
 
 def test_smoothing_keeps_a_constant_and_thinning_keeps_the_end():

@@ -52,6 +52,11 @@ def thumbnail(shown: dict) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data)), formats=["JPEG"]).convert("RGB")
 
 
+def endless(flac: bytes) -> bytes:
+    """Return a FLAC whose header does not say how long it is."""
+    return flac[:21] + bytes([flac[21] & 0xF0, 0, 0, 0, 0]) + flac[26:]
+
+
 BAD = {
     "html.jpg": b"<html><script>alert(1)</script>",
     "empty.jpg": b"",
@@ -62,6 +67,7 @@ BAD = {
     "empty.wav": b"",
     "cut.flac": sound()[:50],
     "noise.mp3": bytes(range(256)) * 40,
+    "endless.flac": endless(sound()),
     "nan.wav": sound(kind="WAV", subtype="FLOAT", level=float("nan")),
 }
 

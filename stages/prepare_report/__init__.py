@@ -1,0 +1,1 @@
+"""What `prepare` made, as a page to look at."""
