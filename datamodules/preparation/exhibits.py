@@ -1,11 +1,9 @@
 """Exhibits: what a report shows of a set: some kept samples, some of each kind of dropped ones, and histograms."""
 
-import hashlib
-from bisect import insort
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from datamodules.preparation.choice import Chosen, rank_of
 from datamodules.preparation.histogram import Histogram
 from datamodules.preparation.measures import MEASURES, Measure
 from datamodules.preparation.previews import plain, preview
@@ -42,20 +40,33 @@ def exhibit(item: Sample | Dropped) -> dict[str, Any]:
     return {**shown, "reason": item.reason, "twin": item.twin}
 
 
-@dataclass
+class Worth:
+    """Tells a worker process whether a dropped sample may come to be shown, so that its members are worth sending."""
+
+    def __init__(self) -> None:
+        self.by_reason: dict[str, Chosen] = {}
+
+    def __call__(self, name: str, reason: str) -> bool:
+        """Return whether this name is among the few of its reason that this process has met."""
+        if reason not in self.by_reason and len(self.by_reason) == REASONS:
+            return False
+        chosen, rank = self.by_reason.setdefault(reason, Chosen(DROPPED)), rank_of(name)
+        if is_wanted := chosen.wants(rank):
+            chosen.take(rank)
+        return is_wanted
+
+
 class Exhibits:
-    """A fair choice of samples, and histograms over all kept ones, collected in a stream that may be stopped.
+    """Some samples of a set, kept and dropped, and histograms over all kept ones, collected in a stream."""
 
-    Shown are those whose keys or names have the smallest hashes: each sample has the same chance, wherever in the
-    set it stands, and neither the order nor how often the work was stopped makes a difference.
-    """
-
-    kept: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    """(hash, exhibit), ascending."""
-    dropped: dict[str, list[tuple[str, dict[str, Any]]]] = field(default_factory=dict)
-    """The same by reason."""
-    histograms: dict[str, Histogram] = field(default_factory=dict)
-    """Measure -> its values over all kept samples."""
+    def __init__(self) -> None:
+        self.kept = Chosen(KEPT)
+        self.dropped: dict[str, Chosen] = {}
+        """By reason."""
+        self.histograms: dict[str, Histogram] = {}
+        """Measure -> its values over all kept samples."""
+        self.fresh: list[tuple[str | None, str, dict[str, Any]]] = []
+        """(reason or None, hash, exhibit) since the last `news`."""
 
     def keep(self, sample: Sample, measured: Mapping[str, float]) -> None:
         """Take note of a kept sample, loaded, and of what `measure` found in it."""
@@ -63,22 +74,58 @@ class Exhibits:
             if name not in self.histograms:
                 self.histograms[name] = MEASURES.get(name, Measure(name)).histogram()
             self.histograms[name].add(value)
-        choose(self.kept, KEPT, sample)
+        rank = rank_of(sample.key)
+        if self.kept.wants(rank):
+            self.show(None, rank, exhibit(sample))
 
     def drop(self, dropped: Dropped) -> None:
         """Take note of a dropped sample; it is shown as far as it comes with its members."""
-        if dropped.reason in self.dropped or len(self.dropped) < REASONS:
-            choose(self.dropped.setdefault(dropped.reason, []), DROPPED, dropped)
+        rank = rank_of(dropped.name)
+        if (chosen := self.of(dropped.reason)) and chosen.wants(rank):
+            self.show(dropped.reason, rank, exhibit(dropped))
+
+    def of(self, reason: str | None) -> Chosen | None:
+        """Return those shown of a reason, or for None of the kept ones; None for a reason too many."""
+        if reason is None:
+            return self.kept
+        if reason not in self.dropped and len(self.dropped) == REASONS:
+            return None
+        return self.dropped.setdefault(reason, Chosen(DROPPED))
+
+    def show(self, reason: str | None, rank: str, shown: dict[str, Any]) -> None:
+        """Take an exhibit that is wanted."""
+        if chosen := self.of(reason):
+            chosen.take(rank, shown)
+            self.fresh.append((reason, rank, shown))
+
+    def news(self) -> dict[str, Any]:
+        """Return what changed since the last call, for a journal: few exhibits, and all counts, which are small."""
+        fresh = [list(entry) for entry in self.fresh]
+        self.fresh = []
+        return {"fresh": fresh, "histograms": self.plain_histograms()}
+
+    def replay(self, news: Mapping[str, Any]) -> None:
+        """Go on from what `news` returned, after all that it returned before."""
+        for reason, rank, shown in news["fresh"]:
+            if (chosen := self.of(reason)) and chosen.wants(rank):
+                chosen.take(rank, shown)
+        self.histograms = {
+            name: Histogram.from_plain(histogram) for name, histogram in news["histograms"].items()
+        }
+
+    def plain_histograms(self) -> dict[str, Any]:
+        """Return the histograms as values that JSON holds."""
+        return {name: histogram.to_plain() for name, histogram in self.histograms.items()}
 
     def to_plain(self) -> dict[str, Any]:
         """Return all of it as values that JSON holds: for the report, and to go on from."""
         return {
             "version": VERSION,
-            "kept": [[rank, shown] for rank, shown in self.kept],
+            "kept": [list(pair) for pair in self.kept.ranked],
             "dropped": {
-                reason: [[rank, shown] for rank, shown in some] for reason, some in self.dropped.items()
+                reason: [list(pair) for pair in chosen.ranked] for reason, chosen in self.dropped.items()
             },
-            "histograms": {name: histogram.to_plain() for name, histogram in self.histograms.items()},
+            "histograms": self.plain_histograms(),
         }
 
     @classmethod
@@ -88,30 +135,16 @@ class Exhibits:
         Raises:
             ValueError: it is nothing that this version of `to_plain` returned.
         """
+        exhibits = cls()
         try:
             if content["version"] != VERSION:
                 raise ValueError(f"its version is {content['version']!r}, expected {VERSION}")
-            return cls(
-                kept=[(str(rank), dict(shown)) for rank, shown in content["kept"]],
-                dropped={
-                    reason: [(str(rank), dict(shown)) for rank, shown in some]
-                    for reason, some in content["dropped"].items()
-                },
-                histograms={
-                    name: Histogram.from_plain(histogram) for name, histogram in content["histograms"].items()
-                },
-            )
+            fresh = [(None, rank, dict(shown)) for rank, shown in content["kept"]]
+            for reason, some in content["dropped"].items():
+                fresh += [(reason, rank, dict(shown)) for rank, shown in some]
+            exhibits.replay({"fresh": fresh, "histograms": content["histograms"]})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"found exhibits that cannot be read ({error!r}); expected those of an {FILE}. Prepare the set again."
             ) from error
-
-
-def choose(chosen: list[tuple[str, dict[str, Any]]], count: int, item: Sample | Dropped) -> None:
-    """Take an item among those chosen if its hash is one of the `count` smallest; only then look at its media."""
-    name = item.key if isinstance(item, Sample) else item.name
-    rank = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    if (len(chosen) == count and rank >= chosen[-1][0]) or any(rank == taken for taken, _ in chosen):
-        return
-    insort(chosen, (rank, exhibit(item)), key=lambda pair: pair[0])
-    del chosen[count:]
+        return exhibits

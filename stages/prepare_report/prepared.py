@@ -67,7 +67,7 @@ def read(folder: Path, seconds: float | None = None) -> Prepared:
             alignment = read_alignment(read_json(folder / "alignment.json"))
     except (OSError, ValueError) as error:
         problems.append(f"alignment.json: {error}")
-    shown = [one for some in exhibits.dropped.values() for _, one in some]
+    shown = [one for chosen in exhibits.dropped.values() for _, one in chosen.ranked]
     wanted = {one["twin"] for one in shown if one.get("twin")}
     twins: dict[str, dict[str, Any]] = {}
     try:

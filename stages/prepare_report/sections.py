@@ -25,7 +25,7 @@ def of_set(one: Prepared) -> Html:
     notes = [tag("p", f"Not shown: {problem}", class_="small") for problem in one.problems]
     parts = {
         "what became of them": outcome(one),
-        "kept": cards([shown for _, shown in one.exhibits.kept], one.twins),
+        "kept": cards([shown for _, shown in one.exhibits.kept.ranked], one.twins),
         "dropped": dropped(one),
         "alignment in time": alignment.of_clips(one.alignment),
         "how they are spread": histograms(one),
@@ -54,7 +54,8 @@ def dropped(one: Prepared) -> Html:
     """Return a tab for each reason, the most frequent first: examples, and the names that the manifest holds."""
     tabs = []
     for reason, count in sorted(one.manifest["dropped"].items(), key=lambda pair: -pair[1]):
-        exhibits = [shown for _, shown in one.exhibits.dropped.get(reason, [])]
+        chosen = one.exhibits.dropped.get(reason)
+        exhibits = [shown for _, shown in chosen.ranked] if chosen else []
         names = one.manifest["dropped_names"].get(reason, [])
         rest = f" of {count:,}" if count > len(names) else ""
         fold = tag(

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from datamodules.preparation.exhibits import DROPPED, KEPT, REASONS, Exhibits, exhibit
+from datamodules.preparation.exhibits import DROPPED, KEPT, REASONS, Exhibits, Worth, exhibit
 from datamodules.preparation.measures import MEASURES, measure
 from datamodules.preparation.previews import MAX_FILE_BYTES, MAX_PLAYED_BYTES, preview
 from datamodules.sources.source import Dropped, Sample, Slice
@@ -189,11 +189,41 @@ def test_stopping_anywhere_changes_no_byte(items):
         assert json.dumps(collect(items, stops).to_plain()) == whole
 
 
+def test_a_journal_of_news_brings_back_every_byte_and_holds_few_exhibits(items):
+    exhibits, journal = Exhibits(), []
+    for place, item in enumerate(items):
+        if isinstance(item, Sample):
+            exhibits.keep(item, measure(item))
+        else:
+            exhibits.drop(item)
+        if place % 9 == 0 or place == len(items) - 1:
+            journal.append(json.dumps(exhibits.news()))
+    resumed = Exhibits()
+    for news in journal:
+        resumed.replay(json.loads(news))
+    assert json.dumps(resumed.to_plain()) == json.dumps(exhibits.to_plain())
+    assert sum(len(json.loads(news)["fresh"]) for news in journal) < len(items)
+
+
+def test_what_comes_to_be_shown_was_worth_sending_in_whichever_process_it_was(items):
+    processes = [Worth(), Worth(), Worth()]
+    dropped = [item for item in items if isinstance(item, Dropped)]
+    sent = {one.name for n, one in enumerate(dropped) if processes[n % 3](one.name, one.reason)}
+    shown = {entry["name"] for some in collect(dropped).to_plain()["dropped"].values() for _, entry in some}
+    assert shown <= sent
+
+
+def test_a_process_sends_few_of_many():
+    worth = Worth()
+    assert sum(worth(f"sample {n}", "empty text") for n in range(5000)) < 100
+
+
 def test_the_choice_is_bounded_and_does_not_depend_on_the_order(items):
     first, turned = collect(items), collect(items[::-1])
-    assert first.kept == turned.kept and first.dropped == turned.dropped
-    assert len(first.kept) == KEPT
-    assert {reason: len(some) for reason, some in first.dropped.items()} == {
+    first, turned = first.to_plain(), turned.to_plain()
+    assert first["kept"] == turned["kept"] and first["dropped"] == turned["dropped"]
+    assert len(first["kept"]) == KEPT
+    assert {reason: len(some) for reason, some in first["dropped"].items()} == {
         "empty text": DROPPED,
         "exact duplicate": DROPPED,
     }
@@ -201,7 +231,7 @@ def test_the_choice_is_bounded_and_does_not_depend_on_the_order(items):
 
 def test_samples_are_shown_from_all_of_a_set_not_from_its_beginning():
     in_order = [Sample(f"{n:04d}", {"txt": b"x"}, f"{n:04d}") for n in range(600)]
-    shown = [int(entry["key"]) for _, entry in collect(in_order).kept]
+    shown = [int(entry["key"]) for _, entry in collect(in_order).to_plain()["kept"]]
     assert min(shown) < 200 and max(shown) > 400
 
 
@@ -211,7 +241,8 @@ def test_many_reasons_do_not_fill_the_memory():
 
 
 def test_the_same_name_is_shown_once():
-    assert len(collect([Dropped("clip.mp4", "unusable cue") for _ in range(9)]).dropped["unusable cue"]) == 1
+    alike = collect([Dropped("clip.mp4", "unusable cue") for _ in range(9)])
+    assert len(alike.to_plain()["dropped"]["unusable cue"]) == 1
 
 
 @pytest.mark.parametrize(
