@@ -17,6 +17,8 @@ from datamodules.sources.llava_json import LlavaJson  # noqa: F401
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from stages.prepare.progress import Progress
+from stages.prepare.report import FILE as REPORT
+from stages.prepare.report import write_report
 
 
 def prepare(
@@ -31,7 +33,8 @@ def prepare(
 
     A set that is there already, made from the same files with the same config, is left as it is. A set's folder
     appears under its name only when it is whole; a run that was stopped or killed is gone on with by the same command.
-    `python -m stages.prepare inspect SHARDS` tells what is in shards.
+    `report.html` in `out` shows samples of each set, kept and dropped. `python -m stages.prepare inspect SHARDS` tells
+    what is in shards.
 
     Args:
         out: Where the sets' folders go; with `one`, the folder of that set itself.
@@ -64,6 +67,8 @@ def prepare(
         if folder not in missing:
             print(f"{folder}: already prepared")
     if not missing:
+        if not (out / REPORT).is_file():
+            write_report(out, list(folders))
         return
 
     examiners = {folder.name: Examiner.of(recipe) for folder, recipe in missing.items()}
@@ -76,3 +81,4 @@ def prepare(
             progress.begin(folder.name, len(recipe.source))
             progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress))
     progress.print_table()
+    print(f"look at it: {write_report(out, list(folders), progress.seconds())}")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from datamodules.preparation.histogram import Histogram
-from stages.prepare_report.charts import Cues, bars, clock, cues, number, round_numbers
+from stages.prepare.charts import Cues, bars, clock, cues, number, round_numbers
 
 
 def filled(values: list[float], width: float | None = None) -> Histogram:

@@ -6,10 +6,10 @@ from datamodules.preparation.histogram import Histogram
 from datamodules.preparation.measures import MEASURES, Measure
 from stages.page.html import Html, join, tag
 from stages.page.pieces import lead, percent
-from stages.prepare_report import alignment
-from stages.prepare_report.cards import cards, name_list
-from stages.prepare_report.charts import bars, number
-from stages.prepare_report.prepared import Prepared
+from stages.prepare import alignment
+from stages.prepare.cards import cards, name_list
+from stages.prepare.charts import bars, number
+from stages.prepare.finished import Finished
 
 SHOWN_CHARACTERS = 20_000
 TOLD = frozenset(
@@ -18,7 +18,7 @@ TOLD = frozenset(
 """Entries of a manifest that the page shows elsewhere."""
 
 
-def of_set(one: Prepared) -> Html:
+def of_set(one: Finished) -> Html:
     """Return the section of a set."""
     total = max(1, one.kept + one.dropped)
     about = f"{one.kept:,} of {total:,} samples are in the shards: {percent(one.kept / total)}."
@@ -35,7 +35,7 @@ def of_set(one: Prepared) -> Html:
     return join([lead(about), notes, shown])
 
 
-def outcome(one: Prepared) -> Html:
+def outcome(one: Finished) -> Html:
     """Return a bar for those kept and one for each reason to drop."""
     total = max(1, one.kept + one.dropped)
     reasons = sorted(one.manifest["dropped"].items(), key=lambda pair: -pair[1])
@@ -50,7 +50,7 @@ def outcome(one: Prepared) -> Html:
     return tag("div", tag("table", tag("tbody", rows), class_="outcome"), class_="panel")
 
 
-def dropped(one: Prepared) -> Html:
+def dropped(one: Finished) -> Html:
     """Return a tab for each reason, the most frequent first: examples, and the names that the manifest holds."""
     tabs = []
     for reason, count in sorted(one.manifest["dropped"].items(), key=lambda pair: -pair[1]):
@@ -69,7 +69,7 @@ def dropped(one: Prepared) -> Html:
     return tag("div", tabs, data_tabs="true") if tabs else Html()
 
 
-def histograms(one: Prepared) -> Html:
+def histograms(one: Finished) -> Html:
     """Return a histogram of each measure over all samples that were kept."""
     order = {name: place for place, name in enumerate(MEASURES)}
     found = sorted(
@@ -94,7 +94,7 @@ def spread(histogram: Histogram, unit: str) -> str:
     return f"{span}, median about {number(histogram.quantile(0.5), 2)}"
 
 
-def folds(one: Prepared) -> Html:
+def folds(one: Finished) -> Html:
     """Return what else the manifest holds, folded."""
     rest = {name: value for name, value in one.manifest.items() if name not in TOLD}
     entries = {"made from": one.manifest.get("made_from"), **rest}

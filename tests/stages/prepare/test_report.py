@@ -15,7 +15,7 @@ from datamodules.preparation.exhibits import FILE, Exhibits
 from datamodules.preparation.measures import measure
 from datamodules.shards.writer import write_shards
 from datamodules.sources.source import Dropped, Sample
-from stages.prepare_report.report import write_report
+from stages.prepare.report import write_report
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 

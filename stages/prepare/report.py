@@ -6,8 +6,8 @@ from pathlib import Path
 from stages.page import page
 from stages.page.html import Html, join, tag
 from stages.page.pieces import lead, percent
-from stages.prepare_report import sections
-from stages.prepare_report.prepared import Prepared, read
+from stages.prepare import sections
+from stages.prepare.finished import Finished, read
 
 STYLE = Path(__file__).with_name("report.css")
 FILE = "report.html"
@@ -30,14 +30,14 @@ def write_report(out: Path, folders: Sequence[Path], seconds: Mapping[str, float
     return out / FILE
 
 
-def render(sets: Sequence[Prepared]) -> Html:
+def render(sets: Sequence[Finished]) -> Html:
     """Return the page."""
     shown = {"Summary": summary(sets)} if len(sets) > 1 else {}
     shown |= {one.name: sections.of_set(one) for one in sets}
     return page.render("Trivium · preparation", headline(sets), shown, footer(sets), STYLE)
 
 
-def headline(sets: Sequence[Prepared]) -> Html:
+def headline(sets: Sequence[Finished]) -> Html:
     """Return the title and a card for each of the figures that matter."""
     kept, dropped = sum(one.kept for one in sets), sum(one.dropped for one in sets)
     num_bytes = sum(one.num_bytes for one in sets)
@@ -80,7 +80,7 @@ def card(
     )
 
 
-def summary(sets: Sequence[Prepared]) -> Html:
+def summary(sets: Sequence[Finished]) -> Html:
     """Return a table with a line for each set."""
     headings = [tag("th", name, class_="number" if name else None) for name in NUMBERS]
     head = tag("thead", tag("tr", tag("th", "set"), tag("th", "members"), headings))
@@ -107,12 +107,12 @@ def summary(sets: Sequence[Prepared]) -> Html:
     return tag("div", tag("table", head, tag("tbody", rows)), class_="panel")
 
 
-def members(one: Prepared) -> str:
+def members(one: Finished) -> str:
     """Return how many members of each kind a set has."""
     return " · ".join(f"{suffix} {count:,}" for suffix, count in one.manifest["members"].items())
 
 
-def footer(sets: Sequence[Prepared]) -> Html:
+def footer(sets: Sequence[Finished]) -> Html:
     """Return where the figures come from."""
     entries = [
         tag(

@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.page.html import Html, join, tag
 from stages.page.pieces import lead, legend, milliseconds
-from stages.prepare_report.charts import Cues, cues, number
+from stages.prepare.charts import Cues, cues, number
 
 CLIPS = 24
 

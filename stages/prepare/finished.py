@@ -1,4 +1,4 @@
-"""A prepared set as its folder tells it: manifest, examples, alignment, and the samples that duplicates resemble."""
+"""A finished set as its folder tells it: manifest, examples, alignment, and the samples that duplicates resemble."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -10,11 +10,11 @@ from datamodules.preparation.exhibits import FILE, Exhibits, exhibit
 from datamodules.shards.errors import ShardError
 from datamodules.shards.reader import ShardReader, find_shards, read_manifest
 from datamodules.sources.source import Sample
-from stages.prepare_report.alignment import Alignment, read_alignment
+from stages.prepare.alignment import Alignment, read_alignment
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Finished:
     """One set of shards, with what its report shows."""
 
     name: str
@@ -45,7 +45,7 @@ class Prepared:
         return sum(shard["bytes"] for shard in self.manifest["shards"])
 
 
-def read(folder: Path, seconds: float | None = None) -> Prepared:
+def read(folder: Path, seconds: float | None = None) -> Finished:
     """Return what the folder of a finished set tells; examples that are not there, or damaged, are left out and noted.
 
     Raises:
@@ -74,7 +74,7 @@ def read(folder: Path, seconds: float | None = None) -> Prepared:
         twins = read_twins(folder, wanted)
     except (OSError, ShardError) as error:
         problems.append(f"shards: {error}")
-    return Prepared(folder.name, manifest, exhibits, twins, alignment, seconds, tuple(problems))
+    return Finished(folder.name, manifest, exhibits, twins, alignment, seconds, tuple(problems))
 
 
 def read_twins(folder: Path, keys: Collection[str]) -> dict[str, dict[str, Any]]:

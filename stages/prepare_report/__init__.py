@@ -1,1 +1,0 @@
-"""What `prepare` made, as a page to look at."""
