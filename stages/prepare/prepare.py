@@ -73,6 +73,7 @@ def prepare(
     )
     with running, Progress() as progress:
         for folder, recipe in missing.items():
-            progress.begin(folder.name, len(recipe.source))
-            progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress))
+            total = len(recipe.source)
+            progress.begin(folder.name, total)
+            progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress, total))
     progress.print_table()
