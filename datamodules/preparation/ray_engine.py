@@ -1,5 +1,6 @@
 """RayEngine: examines samples on many machines, as a Ray Data pipeline that keeps their order."""
 
+import logging
 import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,6 +57,7 @@ class RayEngine:
                     f"found no Ray cluster at {self.address} ({error}); check the address"
                 ) from error
             self.workers = int(ray.cluster_resources().get("CPU", 1))
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every window
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False

@@ -54,6 +54,7 @@ def prepare_set(
     description: dict,
     engine: Engine,
     progress: Callable[[int, Tally], None],
+    total: int,
 ) -> dict:
     """Write one set into `folder` and return its manifest; until it is whole it stands under another name.
 
@@ -65,6 +66,7 @@ def prepare_set(
         description: `recipe.description()`, kept in the manifest so that a later run knows the set again.
         engine: examines samples; knows the set under `folder.name`.
         progress: called now and then with the number of samples kept and the tally.
+        total: about how many items the source has, `len(recipe.source)`.
 
     Raises:
         ValueError: no sample is left, or another process prepares this set.
@@ -78,7 +80,7 @@ def prepare_set(
             return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not is_complete(unfinished, description):
             making = Making(unfinished, recipe, description)
-            making.make_shards(engine, folder.name, progress)
+            making.make_shards(engine, folder.name, total, progress)
             making.finish(folder.name)
         for name in (FOLDER, SPILL):
             shutil.rmtree(unfinished / name, ignore_errors=True)
@@ -123,7 +125,7 @@ class explained:
         if isinstance(error, OSError) and error.errno in FULL:
             error = no_room(Path(error.filename or self.unfinished / "a file"), None, error)
         if isinstance(error, DiskFullError):
-            whole = len(list(self.unfinished.glob("*.tar")))
+            whole = len(list((self.unfinished / FOLDER).glob("[0-9]*.json")))
             raise DiskFullError(
                 f"{error}. {whole} whole shards stay in {self.unfinished}. "
                 "Make room and run the same command again: it goes on behind them."
@@ -143,12 +145,13 @@ class Making:
         self.pending: list[tuple[Sample, Mapping[str, float]]] = []
         self.pending_bytes = 0
 
-    def make_shards(self, engine: Engine, name: str, progress: Callable[[int, Tally], None]) -> None:
+    def make_shards(
+        self, engine: Engine, name: str, total: int, progress: Callable[[int, Tally], None]
+    ) -> None:
         """Write all shards that are not there yet."""
         first, num_taken = self.progress.source_item, self.progress.num_taken
-        source = self.recipe.source
-        items = islice(iter(source), first, None)
-        for examined in engine.examine(name, items, first, len(source), self.unfinished / SPILL):
+        items = islice(iter(self.recipe.source), first, None)
+        for examined in engine.examine(name, items, first, total, self.unfinished / SPILL):
             if examined.source_item == first and num_taken > 0:
                 num_taken -= 1  # of the item that the last whole shard ended in
                 continue

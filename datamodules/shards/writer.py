@@ -73,10 +73,7 @@ def write_shard(samples: Sequence[Mapping[str, Any]], path: Path) -> dict[str, A
         for sample in samples:
             for extension in sorted(sample.keys() - {"__key__"}):
                 data = sample[extension]
-                member = tarfile.TarInfo(f"{sample['__key__']}.{extension}")
-                member.size, member.mode = len(data), 0o444
-                member.uname = member.gname = "root"
-                hashed.write(member.tobuf(tarfile.PAX_FORMAT))
+                hashed.write(_header(f"{sample['__key__']}.{extension}", len(data)))
                 hashed.write(data)
                 hashed.write(bytes(-len(data) % tarfile.BLOCKSIZE))
         hashed.write(bytes(2 * tarfile.BLOCKSIZE))
@@ -87,6 +84,17 @@ def write_shard(samples: Sequence[Mapping[str, Any]], path: Path) -> dict[str, A
         "bytes": hashed.num_bytes,
         "sha256": hashed.digest.hexdigest(),
     }
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return the header of a member: the same for all but name and size."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o444
+    member.uname = member.gname = "root"
+    try:
+        return member.tobuf(tarfile.USTAR_FORMAT)
+    except ValueError:  # the name is too long for it
+        return member.tobuf(tarfile.PAX_FORMAT)
 
 
 def _tar_bytes(sample: Mapping[str, Any]) -> int:

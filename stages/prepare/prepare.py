@@ -78,7 +78,8 @@ def prepare(
     )
     with running, Progress() as progress:
         for folder, recipe in missing.items():
-            progress.begin(folder.name, len(recipe.source))
-            progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress))
+            total = len(recipe.source)
+            progress.begin(folder.name, total)
+            progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress, total))
     progress.print_table()
     print(f"look at it: {write_report(out, list(folders), progress.seconds())}")
