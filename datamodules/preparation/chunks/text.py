@@ -82,7 +82,10 @@ class TextChunks(Cutter):
 
     def sentence_end(self, text: str, words: list[Span], first: int, last: int) -> int:
         """Return the last word in the second half that ends a sentence, else `last`."""
-        for word in range(last, first + (last - first) // 2, -1):
+        half = self.size(words, first, last) / 2
+        for word in range(last, first - 1, -1):
+            if self.size(words, first, word) < half:
+                break
             start, end = words[word]
             if SENTENCE_END.search(text[start:end]):
                 return word

@@ -93,7 +93,7 @@ class VideoChunks(Cutter):
                 writers.append(Writer(begun * hop, begun * hop + self.seconds, sources, self.crf))
                 begun += 1
             for writer in writers:
-                writer.write(frame)
+                writer.write(frame, time)
             while writers and writers[0].end_s <= min(reached.values()):
                 yield writers.pop(0).close(total)
         for writer in writers:
@@ -124,11 +124,15 @@ class Writer:
         self.num_sound = 0
         self.last_pts = -1
 
-    def write(self, frame: "VideoFrame | AudioFrame") -> None:
-        """Add what of a frame lies within the piece."""
+    def write(self, frame: "VideoFrame | AudioFrame", time: float) -> None:
+        """Add what of a frame lies within the piece.
+
+        Args:
+            frame: of the whole; its own time is not asked for, since another piece may have put it in order for itself.
+            time: of the frame in the whole, in seconds.
+        """
         from av import VideoFrame
 
-        time = frame.time or 0.0
         if isinstance(frame, VideoFrame):
             pts = round((time - self.start_s) * CLOCK_HZ)
             if self.start_s <= time < self.end_s and pts > self.last_pts:
@@ -144,7 +148,6 @@ class Writer:
         from av import AudioFrame
 
         rate = self.audio.rate
-        source_pts = frame.pts
         for part in self.resampler.resample(frame):
             samples = part.to_ndarray()
             first = round((self.start_s - time) * rate)
@@ -159,7 +162,6 @@ class Writer:
                 cut.pts = self.num_sound if self.num_sound else max(0, -first)
                 self.num_sound = cut.pts + end - begin
                 self.container.mux(self.audio.encode(cut))
-        frame.pts = source_pts
 
     def close(self, total_s: float) -> Piece:
         """Return the finished piece."""

@@ -125,10 +125,11 @@ def test_killed_between_any_two_steps_of_writing_it_finishes_with_the_same_bytes
 ):
     if source is Words:
         text.write_text("\n".join("a b c d e f g h i j k l m n o p" for _ in range(4)))
+    filters = [] if source is Words else [EmptyText(), ExactDuplicates()]
     changes = {
         "source": source,
         "max_samples": 12,
-        "filters": [] if source is Words else [EmptyText(), ExactDuplicates()],
+        "filters": filters,
     }
     make(tmp_path / "undisturbed" / "set", recipe_of(text, **changes))
     expected = content(tmp_path / "undisturbed" / "set")
