@@ -1,6 +1,7 @@
 """What every source is: a folder or file of the user's, iterated as samples and as what had to be dropped."""
 
 import hashlib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,10 +110,10 @@ class Source(ABC):
 
     def fingerprint(self) -> str:
         """Return a sha256 over names, sizes and modification times of the files: it changes when they do."""
-        digest = hashlib.sha256()
-        for file in self.files():
-            stat = file.stat()
-            digest.update(f"{file.relative_to(self.root())}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest, root = hashlib.sha256(), str(self.root()) + os.sep
+        for file in map(str, self.files()):
+            stat = os.stat(file)
+            digest.update(f"{file.removeprefix(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
     def root(self) -> Path:
@@ -122,13 +123,17 @@ class Source(ABC):
 
 def walk(folder: Path | str, suffixes: frozenset[str]) -> list[Path]:
     """Return the files below `folder` with one of `suffixes` (lower case, no dot), sorted; hidden ones are left out."""
-    root = Path(folder)
-    found = (file for file in root.rglob("*") if file.suffix[1:].lower() in suffixes)
-    return sorted(
-        file
-        for file in found
-        if not any(part.startswith(".") for part in file.relative_to(root).parts) and file.is_file()
-    )
+    found = []
+    for parent, folders, names in os.walk(Path(folder)):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            os.path.join(parent, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1][1:].lower() in suffixes
+        ]
+    # As paths sort, folder by folder, but a hundred times faster on a million of them.
+    found.sort(key=lambda file: file.replace(os.sep, "\0"))
+    return [Path(file) for file in found if os.path.isfile(file)]
 
 
 def key_of(name: str) -> str:
