@@ -34,8 +34,9 @@ class ClassFolder(Source):
 
     def media(self) -> list[Path]:
         """Return the images and sounds that lie in a folder below `path`."""
+        depth = len(Path(self.path).parts) + 1
         found = walk(self.path, IMAGE_SUFFIXES | SOUND_SUFFIXES)
-        return [file for file in found if file.parent != Path(self.path)]
+        return [file for file in found if len(file.parts) > depth]
 
     def expects(self) -> str:
         return "one folder per class with images or sounds in it"

@@ -9,11 +9,11 @@ from typing import Literal
 from datamodules.sources.annotations import (
     BadRecord,
     Records,
+    checked_text,
     json_bytes,
     media_below,
     require_files,
     samples_of,
-    text_of,
 )
 from datamodules.sources.json_records import read_records
 from datamodules.sources.source import IMAGE_SUFFIXES, Dropped, Sample, Source, walk
@@ -54,19 +54,19 @@ class CocoCaptions(Source):
         return sum(1 for _ in read_records(self.annotation_file(), "annotations"))
 
     def __iter__(self) -> Iterator[Sample | Dropped]:
-        captions: dict[int, list[dict]] = defaultdict(list)
+        captions: dict[int, list[tuple]] = defaultdict(list)
         for number, annotation in enumerate(read_records(self.annotation_file(), "annotations")):
             identifier = annotation.get("image_id") if isinstance(annotation, dict) else None
             if isinstance(identifier, int):
-                captions[identifier].append(annotation)
+                captions[identifier].append((annotation.get("id"), annotation.get("caption")))
             else:
                 yield Dropped(f"annotation {number}", "annotation without an image_id")
         yield from samples_of(self.images_with(captions), self.samples)
         for identifier in captions:
             yield Dropped(f"image {identifier}", "captions of an image that is not listed")
 
-    def images_with(self, captions: dict[int, list[dict]]) -> Records:
-        """Yield each image's record and its captions, which are taken out of `captions`."""
+    def images_with(self, captions: dict[int, list[tuple]]) -> Records:
+        """Yield each image's record and its captions, pairs of id and text, which are taken out of `captions`."""
         for number, image in enumerate(read_records(self.annotation_file(), "images")):
             identifier = image.get("id") if isinstance(image, dict) else None
             if isinstance(identifier, int):
@@ -74,25 +74,25 @@ class CocoCaptions(Source):
             else:
                 yield f"images[{number}]", BadRecord("image without an id")
 
-    def samples(self, name: str, record: tuple[dict, list[dict]]) -> Iterator[Sample | Dropped]:
+    def samples(self, name: str, record: tuple[dict, list[tuple]]) -> Iterator[Sample | Dropped]:
         """Yield the samples of one image."""
-        image, annotations = record
+        image, captions = record
         root = (Path(self.path) / self.images).resolve()
         file = media_below(root, image.get("file_name"), IMAGE_SUFFIXES, "image")
-        if not annotations:
+        if not captions:
             raise BadRecord("image without captions")
         about = {"image_id": image["id"], "width": image.get("width"), "height": image.get("height")}
         key, suffix = f"{image['id']:012d}", file.suffix[1:].lower()
         if self.captions == "first":
-            texts = [text_of(annotation, "caption") for annotation in annotations]
+            texts = [checked_text(caption, "caption") for _, caption in captions]
             members = {suffix: file, "txt": texts[0].encode("utf-8", "replace")}
             yield Sample(key, members | {"json": json_bytes(about | {"captions": texts})}, name)
             return
-        for number, annotation in enumerate(annotations):
+        for number, (identifier, caption) in enumerate(captions):
             try:
-                text = text_of(annotation, "caption").encode("utf-8", "replace")
+                text = checked_text(caption, "caption").encode("utf-8", "replace")
             except BadRecord as error:
                 yield Dropped(f"{name}, caption {number}", str(error))
                 continue
-            member = json_bytes(about | {"caption_id": annotation.get("id")})
+            member = json_bytes(about | {"caption_id": identifier})
             yield Sample(f"{key}-{number}", {suffix: file, "txt": text, "json": member}, name)

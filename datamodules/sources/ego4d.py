@@ -20,7 +20,7 @@ from datamodules.sources.annotations import (
     samples_of,
     text_of,
 )
-from datamodules.sources.json_records import read_records
+from datamodules.sources.json_records import MissingKeyError, read_records
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
 from datamodules.sources.subtitled_videos import flac
 
@@ -94,13 +94,9 @@ class Ego4D(Source):
     def narrated(self) -> Records:
         """Yield each video's uid and record; they stand under `videos`, in older releases at the top."""
         try:
-            yield from read_records(self.narration_file(), "videos")
-        except ValueError as error:
-            if "holds no `videos`" not in str(error):
-                raise
-            for pair in read_records(self.narration_file()):
-                if isinstance(pair, tuple):
-                    yield pair
+            yield from filter(is_pair, read_records(self.narration_file(), "videos"))
+        except MissingKeyError:
+            yield from filter(is_pair, read_records(self.narration_file()))
 
     def cleaned(self, narration: object) -> str:
         """Return a narration as a sentence.
@@ -133,6 +129,11 @@ class Ego4D(Source):
             yield Dropped(f"{sample.name} ({error})", "undecodable video")
             return
         yield replaced(sample, members=members)
+
+
+def is_pair(record: object) -> bool:
+    """Return whether a record has a name, as those of an object have; a list's have none."""
+    return isinstance(record, tuple)
 
 
 def narrations_of(video: object, key: str) -> list:

@@ -16,6 +16,10 @@ LONGEST_TOKEN = 16
 """A word or a number that ends, or an error, this near to the window's edge may go on behind it."""
 
 
+class MissingKeyError(ValueError):
+    """A JSON file whose object lacks the key that was asked for."""
+
+
 def read_records(path: Path, key: str | None = None) -> Iterator[Any]:
     """Yield the elements of the list, or the (name, value) pairs of the object, that a JSON file holds.
 
@@ -24,7 +28,8 @@ def read_records(path: Path, key: str | None = None) -> Iterator[Any]:
         key: that of the list or object within the file's own object; None if the file is that itself.
 
     Raises:
-        ValueError: names the file and the place where it is not JSON, or says which keys were found.
+        MissingKeyError: the file has no such key; says which were found.
+        ValueError: names the file and the place where it is not JSON.
     """
     with path.open("rb") as file:
         text = _Text(path, file)
@@ -53,7 +58,7 @@ def _records_at(text: "_Text", key: str, path: Path) -> Iterator[Any]:
         else:
             text.value()
     if key not in names:
-        raise ValueError(
+        raise MissingKeyError(
             f"{path} holds no `{key}`; found {', '.join(names)[:300] or 'nothing'}. Check that it is the right file."
         )
 

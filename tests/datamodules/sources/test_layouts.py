@@ -1,10 +1,19 @@
 """Every layout with annotation files: what becomes of a small tree of it."""
 
+import importlib
 import json
+import subprocess
+import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+
+from datamodules.sources.source import Source
+
+ROOT = Path(__file__).parents[3]
 
 UID = "001e3e4e-2743-47fc-8564-d5efd11f9e90"
 
@@ -58,6 +67,22 @@ class TestVisualQuestions:
     def test_an_instruction_follows_the_question(self, layout, outcome):
         samples, _ = outcome(replace(layout("visual_questions"), instruction="One word."))
         assert about(samples["458752001"])["conversations"][0]["value"].endswith("458752001?\nOne word.")
+
+    def test_annotations_of_another_type_are_dropped(self, layout, outcome):
+        source = layout("visual_questions")
+        file = source.annotation_files()["annotations"]
+        content = json.loads(file.read_text())
+        content["annotations"] += [
+            "x",
+            None,
+            {"question_id": 1, "answers": 7},
+            {"question_id": 2, "answers": ["x"]},
+        ]
+        file.write_text(json.dumps(content))
+        samples, dropped = outcome(source)
+        assert len(samples) == 2
+        assert dropped["no question_id"] == ["annotation 3", "annotation 4"]
+        assert dropped["no answer"] == ["annotation 5", "annotation 6"]
 
     def test_instruct_reads_what_it_makes(self, layout, outcome):
         from datamodules.modalities.conversation import Conversation
@@ -208,6 +233,12 @@ class TestEgo4D:
         source.narration_file().write_text(json.dumps(content))
         assert outcome(source)[0] == expected
 
+    def test_a_list_instead_of_videos_is_refused(self, layout):
+        source = layout("ego4d")
+        source.narration_file().write_text('{"videos": [[], {}, null]}')
+        with pytest.raises(ValueError, match=r"narration\.json holds no video"):
+            source.check()
+
 
 class TestTextTable:
     @pytest.mark.parametrize("name", ["text_lines", "text_parquet"])
@@ -317,3 +348,55 @@ def test_a_source_may_be_sent_to_worker_processes(any_layout):
     source, _, _ = any_layout
     list(source)
     assert pickle.loads(pickle.dumps(source)) == source
+
+
+def documented():
+    """Return the sets that docs/sources.md shows."""
+    text = (ROOT / "docs/sources.md").read_text(encoding="utf-8")
+    return yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])["sets"]
+
+
+def test_every_source_has_a_row_and_a_line_of_config_that_builds_it():
+    text = (ROOT / "docs/sources.md").read_text(encoding="utf-8")
+    built = set()
+    for chosen in documented().values():
+        module, _, name = chosen["source"]["class_path"].rpartition(".")
+        source = getattr(importlib.import_module(module), name)(**chosen["source"]["init_args"])
+        built.add(type(source))
+    ours = {each for each in Source.__subclasses__() if each.__module__.startswith("datamodules.sources")}
+    assert built == ours
+    for each in ours:
+        assert f"| `{each.__module__.rpartition('.')[2]}.{each.__name__}` |" in text
+
+
+def test_help_lists_every_source():
+    command = [sys.executable, "-m", "stages.prepare", "--one.help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = "".join(shown.split())
+    for chosen in documented().values():
+        assert chosen["source"]["class_path"] in shown
+
+
+def test_prepare_writes_what_lies_in_tars_of_img2dataset(layout, tmp_path):
+    import io
+
+    from PIL import Image
+
+    source = layout("img2dataset_tars")
+    rewritten = tmp_path / "rewritten.tar"
+    with tarfile.open(Path(source.path) / "00000.tar") as old, tarfile.open(rewritten, "w") as new:
+        for number, member in enumerate(old):
+            file = io.BytesIO()
+            Image.new("RGB", (16, 16), (0, 100 * number, 0)).save(file, "JPEG")
+            data = file.getvalue() if member.name.endswith("jpg") else old.extractfile(member).read()
+            member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    rewritten.replace(Path(source.path) / "00000.tar")
+    command = [sys.executable, "-m", "stages.prepare", "--out", str(tmp_path / "out")]
+    command += ["--one.source", "Img2Dataset", "--one.source.path", str(source.path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["members"] == {"jpg": 2, "json": 2, "txt": 2}
+    assert manifest["dropped"] == {"failed_to_download: HTTP Error 404: Not Found": 1}
+    with tarfile.open(tmp_path / "out/000000.tar") as tar:
+        assert tar.extractfile("000000002.txt").read() == b"caption 2"
