@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Literal
 
 # The sources and filters are imported so that --help lists them and a short name such as `Folder` will do.
-from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, TextLength, Undecodable  # noqa: F401
+from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, Filter, TextLength, Undecodable  # noqa: F401
 from datamodules.preparation.examining import Examiner
 from datamodules.preparation.local_engine import LocalEngine
 from datamodules.preparation.ray_engine import RayEngine
 from datamodules.preparation.recipe import Recipe
 from datamodules.preparation.sets import is_done, prepare_set
+from datamodules.preparation.step import Step
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
 from datamodules.sources.folder import Folder  # noqa: F401
 from datamodules.sources.llava_json import LlavaJson  # noqa: F401
+from datamodules.sources.source import Source
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from stages.prepare.progress import Progress
@@ -77,3 +79,11 @@ def prepare(
             progress.begin(folder.name, total)
             progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress, total))
     progress.print_table()
+
+
+def listing() -> str:
+    """Return the names of the sources, filters and steps that a config may choose without their whole path."""
+    kinds = {"Sources": Source, "Filters": Filter, "Steps": Step}
+    names = {kind: ", ".join(each.__name__ for each in base.__subclasses__()) for kind, base in kinds.items()}
+    listed = "; ".join(f"{kind}: {known}" for kind, known in names.items() if known)
+    return f"{listed}. More: --one.help, and --one.source.help NAME. In shards: python -m stages.prepare inspect SHARDS"
