@@ -84,6 +84,11 @@ def prepare(
 def listing() -> str:
     """Return the names of the sources, filters and steps that a config may choose without their whole path."""
     kinds = {"Sources": Source, "Filters": Filter, "Steps": Step}
-    names = {kind: ", ".join(each.__name__ for each in base.__subclasses__()) for kind, base in kinds.items()}
-    listed = "; ".join(f"{kind}: {known}" for kind, known in names.items() if known)
+    names = {
+        kind: sorted(
+            each.__name__ for each in base.__subclasses__() if each.__module__.startswith("datamodules.")
+        )
+        for kind, base in kinds.items()
+    }
+    listed = "; ".join(f"{kind}: {', '.join(known)}" for kind, known in names.items() if known)
     return f"{listed}. More: --one.help, and --one.source.help NAME. In shards: python -m stages.prepare inspect SHARDS"

@@ -273,7 +273,9 @@ def test_help_lists_sources_and_filters(capsys):
     with pytest.raises(SystemExit):
         command(prepare, args=["--help"], epilog=listing())
     told = " ".join(capsys.readouterr().out.split())
-    assert "Sources: ClassFolder, Folder," in told and "Filters: Undecodable, EmptyText" in told
+    assert (
+        "Sources: ClassFolder, Folder," in told and "Filters: EmptyText, ExactDuplicates, TextLength," in told
+    )
     assert "stages.prepare inspect SHARDS" in told
 
 
