@@ -54,7 +54,8 @@ class RayEngine:
                 ray.init(self.address, runtime_env={"py_modules": [str(PACKAGE)]}, **shared)
             except ConnectionError as error:
                 raise ValueError(
-                    f"found no Ray cluster at {self.address} ({error}); check the address"
+                    f"found no Ray cluster at {self.address} that lets us in ({error}); check the address, and whether "
+                    "the cluster asks for a token: RAY_AUTH_MODE=token makes Ray send its own"
                 ) from error
             self.workers = int(ray.cluster_resources().get("CPU", 1))
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every window

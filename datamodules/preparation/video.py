@@ -42,7 +42,7 @@ def sniff(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, needs: Literal["pictures", "sound"]) -> "Iterator[InputContainer]":
+def opened(path: Path, *needs: Literal["pictures", "sound"]) -> "Iterator[InputContainer]":
     """Open a video that has what is needed; errors of FFmpeg become VideoError.
 
     Raises:
@@ -54,8 +54,9 @@ def opened(path: Path, needs: Literal["pictures", "sound"]) -> "Iterator[InputCo
     container_format = sniff(path)
     try:
         with av.open(str(path.resolve()), format=container_format) as container:
-            if not (container.streams.video if needs == "pictures" else container.streams.audio):
-                raise NoTrackError(f"{path} has no {needs}; expected a track of it.")
+            tracks = {"pictures": container.streams.video, "sound": container.streams.audio}
+            if missing := [track for track in needs if not tracks[track]]:
+                raise NoTrackError(f"{path} has no {missing[0]}; expected a track of it.")
             yield container
     except av.FFmpegError as error:
         raise VideoError(f"{path} cannot be decoded: {error}.") from error

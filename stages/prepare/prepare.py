@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 # The sources and filters are imported so that --help lists them and a short name such as `Folder` will do.
-from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, TextLength, Undecodable  # noqa: F401
+from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, Filter, TextLength, Undecodable  # noqa: F401
 from datamodules.preparation.examining import Examiner
 from datamodules.preparation.local_engine import LocalEngine
 from datamodules.preparation.ray_engine import RayEngine
 from datamodules.preparation.recipe import Recipe
 from datamodules.preparation.sets import is_done, prepare_set
+from datamodules.preparation.step import Step
 from datamodules.sources.audio_set import AudioCaps, AudioSet  # noqa: F401
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
 from datamodules.sources.coco_captions import CocoCaptions  # noqa: F401
@@ -21,6 +22,7 @@ from datamodules.sources.librispeech import LibriSpeech  # noqa: F401
 from datamodules.sources.llava_json import LlavaJson  # noqa: F401
 from datamodules.sources.localized_narratives import LocalizedNarratives  # noqa: F401
 from datamodules.sources.open_images import OpenImages  # noqa: F401
+from datamodules.sources.source import Source
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from datamodules.sources.text_table import TextTable  # noqa: F401
@@ -93,3 +95,16 @@ def prepare(
             progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress, total))
     progress.print_table()
     print(f"look at it: {write_report(out, list(folders), progress.seconds())}")
+
+
+def listing() -> str:
+    """Return the names of the sources, filters and steps that a config may choose without their whole path."""
+    kinds = {"Sources": Source, "Filters": Filter, "Steps": Step}
+    names = {
+        kind: sorted(
+            each.__name__ for each in base.__subclasses__() if each.__module__.startswith("datamodules.")
+        )
+        for kind, base in kinds.items()
+    }
+    listed = "; ".join(f"{kind}: {', '.join(known)}" for kind, known in names.items() if known)
+    return f"{listed}. More: --one.help, and --one.source.help NAME. In shards: python -m stages.prepare inspect SHARDS"

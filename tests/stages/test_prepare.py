@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.cli import command
 from stages.prepare.inspect import inspect
-from stages.prepare.prepare import prepare
+from stages.prepare.prepare import listing, prepare
 
 
 def jpeg(colour):
@@ -267,6 +267,17 @@ def test_inspect_refuses_a_folder_without_shards(tmp_path, capsys):
         inspected(capsys, tmp_path)
     assert refusal.value.code == 2
     assert "holds no .tar" in capsys.readouterr().err
+
+
+def test_help_lists_sources_and_filters(capsys):
+    with pytest.raises(SystemExit):
+        command(prepare, args=["--help"], epilog=listing())
+    told = " ".join(capsys.readouterr().out.split())
+    sources = told.partition("Sources: ")[2].partition(";")[0].split(", ")
+    filters = told.partition("Filters: ")[2].partition(". ")[0].split(", ")
+    assert {"Folder", "CocoCaptions", "Ego4D", "VoxCeleb"} <= set(sources)
+    assert {"EmptyText", "ExactDuplicates", "TextLength"} <= set(filters)
+    assert "stages.prepare inspect SHARDS" in told
 
 
 def test_preparing_imports_neither_torch_nor_lightning():
