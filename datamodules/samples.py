@@ -112,7 +112,7 @@ class SampleDataModule(LightningDataModule):
                 _check_left_out(name, samples, max_bad_fraction)
         _check_cache(self.train, shuffle_shards, cache.max_bytes)
         self.order = self._order(sources, buckets, shuffle_shards)
-        self._lost_share = self.train.reader.lost / (self.train.reader.lost + len(self.train.reader))
+        self._lost_per_sample = self.train.reader.lost / len(self.train.reader)
 
     def _order(
         self, sources: Sequence[MixtureSource], buckets: Buckets | None, shuffle_shards: int | None
@@ -177,7 +177,7 @@ class SampleDataModule(LightningDataModule):
                 rank_zero_warn(f"left out ({reason}): {names[0][:300]}")
             self.bad_samples += len(names) * self._share().world_size  # as many on the other ranks, about
         # What the indices leave out is spread over the run, as it would be if it came up in its turn.
-        lost = round(self._lost_share * self.cursor)
+        lost = round(self._lost_per_sample * self.cursor)
         if self.bad_samples + lost > max(MIN_BAD_SAMPLES, self.max_bad_fraction * (self.cursor + lost)):
             damaged = f", {lost} more were damaged in the shards" if lost else ""
             raise ValueError(
