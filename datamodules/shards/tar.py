@@ -19,8 +19,9 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2",
 REGULAR, DIRECTORY = frozenset({b"0", b"\0", b"7"}), b"5"
 _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _DESCRIPTIONS = frozenset({_GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL})
-_HEADERS_AT_ONCE = 2048
-_BLOCKS_AT_ONCE = 2048
+_AT_ONCE = 2048
+_AT_ONCE_BEHIND_DAMAGE = 16
+"""Headers or blocks, doubled each time: where damage follows on damage, little is looked at in vain."""
 _OCTAL = 8 ** np.arange(5, -1, -1, dtype=np.int64)
 _ZERO = bytes(BLOCK)
 
@@ -78,8 +79,10 @@ def walk(data: "bytes | mmap") -> Iterator[Member | Damage]:
     described: dict[str, bytes] = {}
     descriptions, is_lost = 0, False
     has_descriptions, is_behind_gap = False, False
+    at_once = _AT_ONCE_BEHIND_DAMAGE
     while True:
-        headers, position, stop = _chain(data, position)
+        headers, position, stop = _chain(data, position, at_once)
+        at_once = min(2 * at_once, _AT_ONCE)
         right = _count_right(headers)
         for block, start, size in headers[:right]:
             kind, offset = block[156:157], start + BLOCK
@@ -122,17 +125,18 @@ def walk(data: "bytes | mmap") -> Iterator[Member | Damage]:
             damage = Damage(position, stop if is_header else "damaged", name if is_known else None)
         yield damage
         described, descriptions, is_lost, is_behind_gap = {}, 0, False, True
+        at_once = _AT_ONCE_BEHIND_DAMAGE
         found = _next_header(data, damage.position + BLOCK)
         if found is None:
             return
         position = found
 
 
-def _chain(data: "bytes | mmap", position: int) -> tuple[list[_Header], int, str]:
+def _chain(data: "bytes | mmap", position: int, at_once: int) -> tuple[list[_Header], int, str]:
     """Follow the sizes of headers, unchecked: headers, position behind the last, and why the chain ends, if it does."""
     headers: list[_Header] = []
     end, described_size = len(data), None
-    while len(headers) < _HEADERS_AT_ONCE:
+    while len(headers) < at_once or (described_size is not None and len(headers) < 2 * at_once):
         block = data[position : position + BLOCK]
         if len(block) < BLOCK:
             return headers, position, "cut"
@@ -183,8 +187,10 @@ def has_checksum(block: bytes) -> bool:
 
 def _next_header(data: "bytes | mmap", position: int) -> int | None:
     """Return the first block from a position on that is a header and leads to another one, or to the end."""
+    at_once = _AT_ONCE_BEHIND_DAMAGE
     while position + BLOCK <= len(data):
-        count = min(_BLOCKS_AT_ONCE, (len(data) - position) // BLOCK)
+        count = min(at_once, (len(data) - position) // BLOCK)
+        at_once = min(2 * at_once, _AT_ONCE)
         blocks = np.frombuffer(data[position : position + count * BLOCK], np.uint8).reshape(-1, BLOCK)
         field = blocks[:, 148:156]  # digits, spaces and NUL, and not of NUL alone
         is_likely = ((field - np.uint8(ord("0")) < 8) | (field == 32) | (field == 0)).all(axis=1)
@@ -208,8 +214,13 @@ def _leads_on(data: "bytes | mmap", position: int) -> bool:
 
 
 def _is_zero(data: "bytes | mmap", position: int) -> bool:
-    step = 1 << 20
-    return not any(data[start : start + step].strip(b"\0") for start in range(position, len(data), step))
+    step = 1 << 13
+    while position < len(data):
+        if data[position : position + step].strip(b"\0"):
+            return False
+        position += step
+        step = min(2 * step, 1 << 20)
+    return True
 
 
 def _name(block: bytes) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 
 from datamodules.shards.index import build_index, read_index
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.tar import Damage, walk
 
 spec = importlib.util.spec_from_file_location("bad_shards", Path(__file__).with_name("bad_shards.py"))
 made = importlib.util.module_from_spec(spec)
@@ -158,3 +159,13 @@ def test_a_tar_of_very_many_names_takes_no_more_than_a_moment(tmp_path):
     reader = ShardReader(tmp_path)
     assert len(reader) == 3000
     assert reader.left_out()["duplicate_member"].count >= 3000
+
+
+@pytest.mark.parametrize("between", ["zeros", "garbage", "checksums"])
+def test_a_tar_with_damage_at_every_other_block_is_read_to_its_end(between):
+    """Where each place of damage costs a look at all that follows, this takes minutes."""
+    header = made.header("y.txt", 0)
+    bad = {"zeros": bytes(512), "garbage": b"\xa5" * 512, "checksums": header[:-1] + b"x"}[between]
+    data = b"".join(made.header(f"x{n}.txt", 0) + header + bad for n in range(20_000)) + made.END
+    found = [item for item in walk(data) if isinstance(item, Damage)]
+    assert len(found) >= 19_999  # zeros at the end are the end
