@@ -1,6 +1,5 @@
 """What worker processes do with the items of a source: make the samples of each, cut, load and examine them."""
 
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,12 +11,12 @@ from datamodules.preparation.cleaning import Filter, Reject, load, read
 from datamodules.preparation.exhibits import Worth
 from datamodules.preparation.measures import measure
 from datamodules.preparation.recipe import Recipe
-from datamodules.shards.index import MAX_MEMBER_BYTES, UNSAFE_MEMBERS
+from datamodules.shards.names import is_safe
+from datamodules.shards.scan import MAX_MEMBER_BYTES
 from datamodules.sources.source import Dropped, Member, Note, Sample, Slice, Source, key_of, shortened
 
 MAX_SHOWN_BYTES = 1 << 20
 MAX_NAME_CHARACTERS = 300
-SUFFIX = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class Examined(NamedTuple):
@@ -118,7 +117,7 @@ def check_members(sample: Sample) -> None:
     if not sample.members:
         raise Reject("no member")
     for suffix, member in sample.members.items():
-        if not SUFFIX.fullmatch(suffix) or not UNSAFE_MEMBERS.isdisjoint(suffix.split(".")):
+        if not is_safe(suffix):
             raise Reject("unsafe member")
         if size_of(member) > MAX_MEMBER_BYTES:
             raise Reject("member too large")
