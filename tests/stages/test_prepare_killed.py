@@ -123,8 +123,10 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_goes_on(co
     while not (tmp_path / "out/.lines.unfinished/.lock").exists():
         assert first.poll() is None
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # or it may be done before the second has begun
     second = start(config, tmp_path / "out")
     _, errors = second.communicate()
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2 and "is being written by process" in errors
     assert first.wait() == 0
     assert (tmp_path / "out/lines/manifest.json").is_file()
