@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.shards.columns import Index, LeftOut
 from datamodules.shards.names import extension_problem, label, split_name
-from datamodules.shards.tar import DIRECTORY, REGULAR, Damage, Member, compression, walk
+from datamodules.shards.tar import DIRECTORY, REGULAR, Damage, LongEnd, Member, compression, walk
 
 MAX_MEMBER_BYTES = 1 << 30
 MAX_MEMBERS = 64
@@ -38,6 +38,8 @@ def scan(tar: Path, sha256: str | None = None) -> Index:
         for found in walk(data):
             if isinstance(found, Damage):
                 samples.damage(found)
+            elif isinstance(found, LongEnd):
+                samples.has_long_end = True
             else:
                 samples.add(found)
                 members += 1
@@ -69,6 +71,7 @@ class _Samples:
         self.beside_damage: set[int] = set()
         self.num_unknown, self.last = 0, -1
         self.is_behind_damage, self.has_gaps, self.is_scattered = False, False, False
+        self.has_long_end = False
 
     def add(self, member: Member) -> None:
         name, kind, offset, size = member
@@ -182,10 +185,13 @@ class _Samples:
         """Return the samples that may have lost members to damage: those beside it that lack what any other has.
 
         Where members of a sample stand apart, damage anywhere may have taken one. A sample with no other to compare
-        with is half when it has a single member.
+        with is half when it has a single member. The last one is beside zeros that may stand for what was lost.
         """
-        if not self.has_gaps:
+        may_be_cut = self.has_long_end and not self.is_scattered and self.last >= 0
+        if not self.has_gaps and not may_be_cut:
             return set()
+        if may_be_cut:
+            self.beside_damage.add(self.last)
         numbers = range(len(self.kinds))
         refused = {self.numbers[key] for key in self.refused if key in self.numbers}
         suspects = set(numbers) if self.is_scattered else self.beside_damage
@@ -194,6 +200,8 @@ class _Samples:
             extension for kind in {self.kinds[n] for n in others} for extension in self.kind_members[kind]
         }
         if len(others) <= self.is_scattered:
+            if not self.has_gaps:
+                return set()
             return {number for number in suspects if len(self.kind_members[self.kinds[number]]) < 2}
         return {n for n in suspects if not expected.issubset(self.kind_members[self.kinds[n]])}
 

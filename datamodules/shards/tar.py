@@ -22,6 +22,8 @@ _DESCRIPTIONS = frozenset({_GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL})
 _AT_ONCE = 2048
 _AT_ONCE_BEHIND_DAMAGE = 16
 """Headers or blocks, doubled each time: where damage follows on damage, little is looked at in vain."""
+_USUAL_END_BYTES, _LONGEST_END_BYTES = 21 * BLOCK, 2 << 20
+"""Of zeros at the end of a tar: two blocks in a record of 10 KiB, or in one as large as anyone sets it."""
 _OCTAL = 8 ** np.arange(5, -1, -1, dtype=np.int64)
 _ZERO = bytes(BLOCK)
 
@@ -56,6 +58,12 @@ class Damage(NamedTuple):
     name: bytes | None
 
 
+class LongEnd(NamedTuple):
+    """More zeros at the end than usual: a large record, or what stood there is lost."""
+
+    position: int
+
+
 class _Header(NamedTuple):
     block: bytes
     position: int
@@ -70,7 +78,7 @@ def compression(data: "bytes | mmap") -> str | None:
     return next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
 
 
-def walk(data: "bytes | mmap") -> Iterator[Member | Damage]:
+def walk(data: "bytes | mmap") -> Iterator[Member | Damage | LongEnd]:
     """Yield the members of a tar in order, and the places where it is damaged.
 
     Checksums are taken of many headers at once: of one alone it would cost more than all the rest.
@@ -111,6 +119,10 @@ def walk(data: "bytes | mmap") -> Iterator[Member | Damage]:
         elif stop == "end":
             if descriptions:
                 yield Damage(position, "header_chain" if is_lost else "cut", None)
+            elif end - position > _LONGEST_END_BYTES:
+                yield Damage(position, "cut", None)
+            elif end - position > _USUAL_END_BYTES:
+                yield LongEnd(position)
             return
         elif stop == "zeros":
             damage = Damage(position, "damaged", None)

@@ -162,6 +162,11 @@ CASES: dict[str, Callable[[], BadShard]] = {
     ),
     "garbage before the first header": lambda: bad(b"\xa5" * BLOCK + GOOD + END, "damaged"),
     "garbage behind the end": lambda: bad(GOOD + END + b"\xa5" * 4000, "damaged"),
+    "zeros instead of the last caption": lambda: bad(
+        GOOD[: -2 * BLOCK] + bytes(24 * BLOCK), "beside_damage", without="s009"
+    ),
+    "zeros instead of the second half": lambda: bad(GOOD[:S5] + bytes(3 << 20), "cut", without=FROM_5),
+    "a large record": lambda: bad(GOOD + bytes(1 << 20)),
     # no tar
     "an empty file": lambda: bad(b"", "empty_file", keys=frozenset()),
     "an error page": lambda: bad(b"<html>404 not found</html>\n" * 50, "not_a_tar", keys=frozenset()),
