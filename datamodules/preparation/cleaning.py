@@ -3,6 +3,8 @@
 A filter works in two halves. `examine` looks at one sample alone, so it runs in worker processes, and raises Reject or
 returns a finding. `judge` is given the findings one after another in the order of the samples, in the main process, so
 it may remember what came before. Most filters need the first half only; duplicates need both.
+
+The basic filters stand here; others by what they look at: images, sounds, texts, language, pairing, duplicates.
 """
 
 import hashlib
@@ -19,6 +21,15 @@ class Reject(Exception):
     """Raised by `examine` to drop a sample; its message is the reason, a few words that are the same for all alike."""
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """Why `judge` drops a sample that resembles an earlier one, and which one that is."""
+
+    reason: str
+    twin: str
+    """Key of the earlier sample."""
+
+
 class Filter:
     """One reason, or a few, to drop a sample. Subclasses are dataclasses and give `examine`, `judge` or both."""
 
@@ -30,8 +41,13 @@ class Filter:
         """
         return None
 
-    def judge(self, finding: Hashable) -> str | None:
-        """Return the reason to drop the sample with this finding, or None to keep it. Called in order."""
+    def judge(self, finding: Hashable, key: str) -> str | Rejected | None:
+        """Return the reason to drop the sample with this finding, or None to keep it. Called in order.
+
+        Args:
+            finding: what `examine` returned.
+            key: of the sample, for a later one that resembles it to name.
+        """
         return None
 
 
@@ -70,18 +86,28 @@ class EmptyText(Filter):
 
 @dataclass
 class TextLength(Filter):
-    """Drop samples whose text is too short or too long, in characters."""
+    """Drop samples whose text is too short or too long, in characters or in words between white space.
+
+    Texts of languages that write no white space, such as Chinese, are one word: count their characters.
+    """
 
     min_characters: int = 1
     """The shortest text that is kept."""
     max_characters: int = 10_000
     """The longest text that is kept."""
+    min_words: int = 0
+    """The fewest words that are kept."""
+    max_words: int | None = None
+    """The most words that are kept; no bound by default."""
 
     def examine(self, sample: Sample) -> None:
-        length = len(sample.members["txt"].decode()) if "txt" in sample.members else None
-        if length is not None and length < self.min_characters:
+        if "txt" not in sample.members:
+            return
+        text = sample.members["txt"].decode()
+        words = len(text.split())
+        if len(text) < self.min_characters or words < self.min_words:
             raise Reject("text too short")
-        if length is not None and length > self.max_characters:
+        if len(text) > self.max_characters or (self.max_words is not None and words > self.max_words):
             raise Reject("text too long")
 
 
@@ -89,7 +115,7 @@ class TextLength(Filter):
 class ExactDuplicates(Filter):
     """Drop samples whose members are all byte for byte those of an earlier sample."""
 
-    seen: set[bytes] = field(default_factory=set, init=False, repr=False)
+    seen: dict[bytes, str] = field(default_factory=dict, init=False, repr=False)
 
     def examine(self, sample: Sample) -> bytes:
         digest = hashlib.sha256()
@@ -98,10 +124,10 @@ class ExactDuplicates(Filter):
             digest.update(data)
         return digest.digest()
 
-    def judge(self, finding: bytes) -> str | None:
+    def judge(self, finding: bytes, key: str) -> Rejected | None:
         if finding in self.seen:
-            return "exact duplicate"
-        self.seen.add(finding)
+            return Rejected("exact duplicate", self.seen[finding])
+        self.seen[finding] = key
         return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 
-from datamodules.preparation.cleaning import EmptyText, Filter, Reject, Undecodable, load
+from datamodules.preparation.cleaning import EmptyText, Filter, Reject, Rejected, Undecodable, load
 from datamodules.sources.source import Dropped, Note, Sample, Source
 
 VERSION = 1
@@ -201,18 +201,24 @@ def keep(
             tally.notes.append(item)
             continue
         if isinstance(item, Sample):
-            judged = (chosen.judge(finding) for chosen, finding in zip(filters, findings, strict=True))
-            reason = next(filter(None, judged), None)
-            item = Dropped(item.name, reason) if reason else item
+            key = item.key
+            while key in keys:
+                key = f"{item.key}-{next(numbers)}"
+            item = replace(item, key=key)
+            judged = (
+                chosen.judge(finding, item.key) for chosen, finding in zip(filters, findings, strict=True)
+            )
+            found = next(filter(None, judged), None)
+            if isinstance(found, Rejected):
+                item = Dropped(item.name, found.reason, item, found.twin)
+            elif found:
+                item = Dropped(item.name, found, item)
         if isinstance(item, Dropped):
             tally.drop(item)
         else:
             tally.keep(item)
-            key = item.key
-            while key in keys:
-                key = f"{item.key}-{next(numbers)}"
-            keys.add(key)
-            yield replace(item, key=key)
+            keys.add(item.key)
+            yield item
         progress(tally)
 
 

@@ -11,6 +11,7 @@ from datamodules.preparation.cleaning import (
     EmptyText,
     ExactDuplicates,
     Reject,
+    Rejected,
     TextLength,
     Undecodable,
     load,
@@ -55,7 +56,7 @@ TONE = np.sin(np.arange(16_000) / 10)
 )
 def test_good_media_pass(members):
     chosen = Undecodable()
-    assert chosen.judge(chosen.examine(sample(**members))) is None
+    assert chosen.judge(chosen.examine(sample(**members)), "k") is None
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,14 @@ def test_text_length_bounds_are_kept():
         bounds.examine(sample(txt=b"12345"))
 
 
+def test_words_are_counted_between_white_space():
+    bounds = TextLength(min_words=2, max_words=3)
+    bounds.examine(sample(txt=b"a dog barks"))
+    for text, reason in ((b"dog", "too short"), (b"a dog barks loudly", "too long")):
+        with pytest.raises(Reject, match=reason):
+            bounds.examine(sample(txt=text))
+
+
 def test_only_samples_equal_in_all_members_are_duplicates():
     duplicates = ExactDuplicates()
     findings = [
@@ -114,7 +123,8 @@ def test_only_samples_equal_in_all_members_are_duplicates():
             sample(txt=b"ajpg 1 b"),
         )
     ]
-    assert [duplicates.judge(finding) for finding in findings] == [None, "exact duplicate", None, None]
+    judged = [duplicates.judge(finding, key) for finding, key in zip(findings, "abcd", strict=True)]
+    assert judged == [None, Rejected("exact duplicate", twin="a"), None, None]
 
 
 @pytest.mark.parametrize(
