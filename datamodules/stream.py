@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.batch import Batch
 from datamodules.modalities.bad_sample import BadSample
 from datamodules.modalities.build import Modality
+from datamodules.modalities.features import check_features
 from datamodules.shards.order import Order
 from datamodules.shards.reader import ShardReader
 
@@ -55,6 +56,7 @@ class SampleSet:
                 f"{paths} holds {len(self.reader)} samples with members {', '.join(there) or 'of no kind'}, "
                 f"and none has what the model takes: {wanted}{f', all of {require}' if require else ''}"
             )
+        check_features(self.reader, self.modalities)
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from datamodules.preparation.cleaning import Filter, Rejected
 from datamodules.preparation.hamming import HammingIndex
+from datamodules.preparation.packages import require
 from datamodules.preparation.pictures import grey
 from datamodules.sources.source import IMAGE_SUFFIXES, Sample
 
@@ -41,6 +42,7 @@ class NearDuplicateImages(Filter):
     keys: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        require("imagehash", extra="clean")
         if self.hash_size < 4:
             raise ValueError(f"NearDuplicateImages.hash_size is {self.hash_size}, expected 4 or more")
         self.index = HammingIndex(self.hash_size**2, self.max_distance)
@@ -116,6 +118,7 @@ class NearDuplicateTexts(Filter):
     keys: list[str] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        require("datasketch", extra="clean")
         if not 0 < self.min_similarity < 1:
             raise ValueError(
                 f"NearDuplicateTexts.min_similarity is {self.min_similarity}, expected between 0 and 1; "

@@ -5,6 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from datamodules.preparation.cleaning import Filter, Reject
+from datamodules.preparation.packages import require
 from datamodules.sources.source import Sample
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Language(Filter):
     """Whether texts too short to be judged are dropped rather than kept."""
 
     def __post_init__(self) -> None:
+        require("py3langid", extra="clean")
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"Language.min_probability is {self.min_probability}, expected from 0 to 1")
         if not self.languages:

@@ -155,3 +155,10 @@ def test_settings_that_make_no_sense_are_refused():
             NearDuplicateTexts(**settings)
     with pytest.raises(ValueError, match="hash_size"):
         NearDuplicateImages(hash_size=2)
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setattr("datamodules.preparation.packages.find_spec", lambda name: None)
+    for chosen, package in ((NearDuplicateImages, "imagehash"), (NearDuplicateTexts, "datasketch")):
+        with pytest.raises(ValueError, match=rf"{package} is not installed: pip install 'trivium\[clean\]'"):
+            chosen()
