@@ -72,9 +72,7 @@ class Captioner:
             return []
         pixels = self.images(images=list(pictures), return_tensors="pt")["pixel_values"].to(self.device)
         inputs = {"pixel_values": pixels, **self._prompted(len(pictures))}
-        said = self.model.generate(
-            **inputs, do_sample=False, num_beams=1, max_new_tokens=self.max_new_tokens
-        )
+        said = self.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=self.max_new_tokens)
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
 
@@ -92,7 +90,9 @@ class Captioner:
         if family == "vision-encoder-decoder":
             ids = [self.model.generation_config.decoder_start_token_id, *ids]
         elif family != "blip" and ids[-1] in (self.tokenizer.sep_token_id, self.tokenizer.eos_token_id):
-            ids = ids[:-1]  # BLIP takes the mark of the end off by itself; others would have nothing more to say
+            ids = ids[
+                :-1
+            ]  # BLIP takes the mark of the end off by itself; others would have nothing more to say
         tensor = torch.tensor([ids] * rows, device=self.device)
         if family == "vision-encoder-decoder":
             return {"decoder_input_ids": tensor}

@@ -1,6 +1,7 @@
 """Filters for samples whose members do not belong together, or lack what makes them a pair."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -14,6 +15,9 @@ KINDS = {
     "video": frozenset({"mp4", "mkv", "webm"}),
 }
 """What `Require` calls the members that any of several suffixes may hold."""
+
+ORIGIN = "origin.json"
+"""Member that says of other members where they come from, as `{"txt": {"weak": true, "model": …}}`."""
 
 URL = re.compile(r"(https?://|www\.)\S+", re.IGNORECASE)
 FILE_NAME = re.compile(
@@ -89,3 +93,16 @@ class RepeatedText(Filter):
             return "text repeated beside many media"
         beside.add(media)
         return None
+
+
+@dataclass
+class WeakText(Filter):
+    """Drop samples whose text a model wrote."""
+
+    def examine(self, sample: Sample) -> None:
+        try:
+            is_weak = json.loads(sample.members.get(ORIGIN, b"{}"))["txt"]["weak"] is True
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return
+        if is_weak:
+            raise Reject("weak text")

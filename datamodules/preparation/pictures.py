@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from datamodules.preparation.decodable import IMAGE_FORMATS
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 MAX_PIXELS = 64_000_000
@@ -26,6 +27,14 @@ def size_of(data: bytes) -> tuple[int, int] | None:
         return None
 
 
+def rgb(data: bytes) -> "np.ndarray | None":
+    """Return an image as pixels (height, width, 3), uint8, upright and on white; None for no image, or a huge one."""
+    import numpy as np
+
+    picture = opened(data, None, 0)
+    return None if picture is None else np.array(picture.convert("RGB"))
+
+
 def grey(data: bytes, side: int) -> "Image | None":
     """Return an image in grey levels, upright and on white, at least `side` pixels wide and high where it was so.
 
@@ -34,6 +43,12 @@ def grey(data: bytes, side: int) -> "Image | None":
     Returns:
         None where the bytes are no image, or one of more than 64 million pixels.
     """
+    picture = opened(data, "L", side)
+    return None if picture is None else picture.convert("L")
+
+
+def opened(data: bytes, draft: str | None, side: int) -> "Image | None":
+    """Return a decoded image, upright and on white; None where it is none, or too large."""
     from PIL import Image, ImageOps
 
     try:
@@ -42,12 +57,13 @@ def grey(data: bytes, side: int) -> "Image | None":
             picture = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
             if picture.width * picture.height > MAX_PIXELS:
                 return None
-            picture.draft("L", (side, side))
+            if draft is not None:
+                picture.draft(draft, (side, side))
             picture = ImageOps.exif_transpose(picture)
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 picture = picture.convert("RGBA")
                 white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
                 picture = Image.alpha_composite(white, picture)
-            return picture.convert("L")
+            return picture
     except Exception:  # as above
         return None

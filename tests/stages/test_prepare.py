@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from stages.cli import command
-from stages.prepare import prepare
+from stages.prepare.prepare import prepare
 
 
 def jpeg(colour):
@@ -207,6 +207,6 @@ def test_preparing_imports_neither_torch_nor_lightning():
     import subprocess
     import sys
 
-    code = "import stages.prepare, sys; print({'torch', 'lightning', 'librosa', 'av'} & set(sys.modules))"
+    code = "import stages.prepare.prepare, sys; print({'torch', 'lightning', 'librosa', 'av'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -13,7 +13,6 @@ from datamodules.sources.folder import Folder  # noqa: F401
 from datamodules.sources.llava_json import LlavaJson  # noqa: F401
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
-from stages.cli import command
 
 
 def prepare(
@@ -124,7 +123,3 @@ class Progress:
                 console.print(
                     f"{manifest['set']}: {reason}: {', '.join(names)}{more}", markup=False, highlight=False
                 )
-
-
-if __name__ == "__main__":
-    command(prepare)
