@@ -13,7 +13,7 @@ MAX_INDEX_BYTES = 1 << 28
 
 
 class FeatureStore:
-    """Features of one encoder in one number format, by sha256 of the media.
+    """Features of one encoder in one variant, by sha256 of the media.
 
     What was made for one shard is one file with an index beside it, both written whole or not at all: a run that is
     killed and started again finds all of a shard's features or none, so it encodes the same batches.
@@ -21,12 +21,12 @@ class FeatureStore:
     Args:
         folder: of the store; None keeps nothing.
         encoder: fingerprint of the part.
-        dtype: of the numbers.
+        variant: what else the features depend on, such as the format of the numbers; part of a folder's name.
     """
 
-    def __init__(self, folder: Path | None, encoder: str, dtype: str) -> None:
+    def __init__(self, folder: Path | None, encoder: str, variant: str) -> None:
         self.encoder = encoder
-        self.folder = None if folder is None else Path(folder) / f"{encoder}-{dtype}"
+        self.folder = None if folder is None else Path(folder) / f"{encoder}-{variant}"
         self.places: dict[str, tuple[Path, int, int]] = {}
         if self.folder is not None:
             for index in sorted(self.folder.glob("*.json")):

@@ -10,9 +10,8 @@ from datamodules.preparation.step import Step
 from datamodules.sources.source import Dropped, Sample
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from datamodules.modalities.build import Modality
+    from datamodules.modalities.features import Cached
     from modules.encoders.encoder import Encoder
 
 
@@ -126,9 +125,9 @@ class FeatureCache(Step):
             from stages.prepare.feature_store import FeatureStore
 
             encoder = as_encoder(parts.load(self.encoder), self.name).eval().to(self.device)
-            [modality] = build_modalities({self.name: encoder.input_config}).values()
+            [modality] = build_modalities({self.name: self._input_config(encoder)}).values()
             self.fingerprint = parts.fingerprint_of(self.encoder)
-            self.store = FeatureStore(self.cache, self.fingerprint, self.dtype)
+            self.store = FeatureStore(self.cache, self.fingerprint, self._variant())
             self.loaded = encoder, modality
         return self.loaded
 
@@ -137,20 +136,37 @@ class FeatureCache(Step):
         import torch
 
         from datamodules.modalities.features import pack
-        from stages.embedding import decode, in_batches
+        from stages.embedding import decode
 
         encoder, modality = self._load()
         decoded = decode(samples, modality)
-        rows: list[tuple[np.ndarray, np.ndarray]] = []
         with torch.inference_mode():
-            for inputs in in_batches(decoded.values, modality, self.batch_size, self.device):
-                tokens = encoder(inputs)
-                features = tokens.features.to(
-                    "cpu", {"float16": torch.float16, "float32": torch.float32}[self.dtype]
-                )
-                rows += zip(features.numpy(), tokens.mask.cpu().numpy(), strict=True)
+            rows = self._rows(encoder, modality, decoded.values)
         packed = {
             place: pack(features, mask, self.fingerprint)
             for place, (features, mask) in zip(decoded.places, rows, strict=True)
         }
         return packed, {place: bad.reason.replace("_", " ") for place, bad in decoded.bad.items()}
+
+    # ---- what other media do otherwise
+
+    def _input_config(self, encoder: "Encoder") -> dict[str, Any]:
+        """Say how bytes become what `_rows` takes."""
+        return encoder.input_config
+
+    def _variant(self) -> str:
+        """Name what the features depend on beside media and encoder."""
+        return self.dtype
+
+    def _rows(self, encoder: "Encoder", modality: "Modality", values: Sequence[Any]) -> "list[Cached]":
+        """Return features (tokens, dim) and mask (tokens,) of each value."""
+        import torch
+
+        from stages.embedding import in_batches
+
+        rows: list[Cached] = []
+        dtype = {"float16": torch.float16, "float32": torch.float32}[self.dtype]
+        for inputs in in_batches(values, modality, self.batch_size, self.device):
+            tokens = encoder(inputs)
+            rows += zip(tokens.features.to("cpu", dtype).numpy(), tokens.mask.cpu().numpy(), strict=True)
+        return rows
