@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,12 +45,12 @@ class Captioner:
 
         self.name_or_path, self.prompt, self.max_new_tokens = name_or_path, prompt, max_new_tokens
         self.device = torch.device(device)
-        self.folder = _folder(name_or_path, revision)
+        folder = find_model(name_or_path, revision)
         try:
-            self.images = AutoImageProcessor.from_pretrained(self.folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            self.images = AutoImageProcessor.from_pretrained(folder)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model, report = AutoModelForImageTextToText.from_pretrained(
-                self.folder, use_safetensors=True, output_loading_info=True
+                folder, use_safetensors=True, output_loading_info=True
             )
         except ValueError as error:
             raise CaptionerError(
@@ -63,7 +62,6 @@ class Captioner:
                 "expected a whole checkpoint"
             )
         self.model = model.eval().to(self.device)
-        self.sha256 = _sha256(self.folder)
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> list[str]:
@@ -75,11 +73,6 @@ class Captioner:
         said = self.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=self.max_new_tokens)
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
-
-    def origin(self) -> dict[str, Any]:
-        """Return what a caption comes from: model, the hub's commit, sha256 of its files, and prompt."""
-        commit = {} if Path(self.name_or_path).is_dir() else {"revision": self.folder.name}
-        return {"model": self.name_or_path, **commit, "sha256": self.sha256, "prompt": self.prompt}
 
     def _prompted(self, rows: int) -> dict[str, torch.Tensor]:
         """Return the prompt's tokens for each row, as the family of the model takes them."""
@@ -99,7 +92,7 @@ class Captioner:
         return {"input_ids": tensor, "attention_mask": torch.ones_like(tensor)}
 
 
-def _folder(name_or_path: str, revision: str | None) -> Path:
+def find_model(name_or_path: str, revision: str | None = None) -> Path:
     """Return a local folder as it is, or the snapshot of a hub's model, which is named by its commit."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
@@ -109,7 +102,7 @@ def _folder(name_or_path: str, revision: str | None) -> Path:
     return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=patterns))
 
 
-def _sha256(folder: Path) -> str:
+def sha256_of(folder: Path) -> str:
     """Return the sha256 over names and content of the weights and configs in a folder."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):

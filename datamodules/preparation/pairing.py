@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from datamodules.preparation.cleaning import Filter, Reject
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Sample
@@ -100,9 +101,15 @@ class WeakText(Filter):
     """Drop samples whose text a model wrote."""
 
     def examine(self, sample: Sample) -> None:
-        try:
-            is_weak = json.loads(sample.members.get(ORIGIN, b"{}"))["txt"]["weak"] is True
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return
-        if is_weak:
+        about = origins(sample).get("txt")
+        if isinstance(about, dict) and about.get("weak") is True:
             raise Reject("weak text")
+
+
+def origins(sample: Sample) -> dict[str, Any]:
+    """Return what a loaded sample says of where its members come from; nothing where it says nothing readable."""
+    try:
+        found = json.loads(sample.members.get(ORIGIN, b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,10 @@ class CaptionModel(ABC):
     def caption(self, samples: list[Sample], member: str) -> list[Caption]:
         """Return a caption for the picture in `member` of each sample, or why there is none."""
 
+    @property
     @abstractmethod
     def origin(self) -> dict[str, Any]:
-        """Return what captions come from, as plain values: model, version and prompt."""
+        """What captions come from, as plain values: model, version and prompt."""
 
 
 @dataclass
@@ -61,8 +63,13 @@ class PretrainedCaptions(CaptionModel):
             Caption(problem=UNDECODABLE) if picture is None else said(next(texts)) for picture in pictures
         ]
 
+    @cached_property
     def origin(self) -> dict[str, Any]:
-        return self._load().origin()
+        from modules.captioner import find_model, sha256_of
+
+        folder = find_model(self.name_or_path, self.revision)
+        commit = {} if Path(self.name_or_path).is_dir() else {"revision": folder.name}
+        return {"model": self.name_or_path, **commit, "sha256": sha256_of(folder), "prompt": self.prompt}
 
     def _load(self) -> "Captioner":
         if self.loaded is None:
@@ -125,8 +132,9 @@ class AssistantCaptions(CaptionModel):
         texts = iter(assistant.generate(inputs, rows, self.max_new_tokens))
         return [caption or said(next(texts)) for caption in captions]
 
+    @cached_property
     def origin(self) -> dict[str, Any]:
-        """Return the folder, a sha256 over all parts of the assistant, and the question.
+        """The folder, a sha256 over all parts of the assistant, and the question.
 
         Raises:
             PartError: there is no assistant.

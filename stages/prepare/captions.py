@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from datamodules.preparation.pairing import ORIGIN
+from datamodules.preparation.pairing import ORIGIN, origins
 from datamodules.preparation.step import Step
 from datamodules.sources.source import IMAGE_SUFFIXES, Dropped, Sample
 from stages.prepare.captioners import CaptionModel
@@ -32,7 +32,7 @@ class WeakCaptions(Step):
             raise ValueError(f"WeakCaptions.batch_size is {self.batch_size}, expected at least 1")
 
     def identity(self) -> dict[str, Any]:
-        return self.model.origin()
+        return self.model.origin
 
     def __call__(self, samples: list[Sample]) -> list[Sample | Dropped]:
         outcome: list[Sample | Dropped] = list(samples)
@@ -64,7 +64,6 @@ class WeakCaptions(Step):
         self.captioned, self.problems = state["captioned"], Counter(state["problems"])
 
     def _labelled(self, sample: Sample, text: str) -> Sample:
-        origin = json.loads(sample.members.get(ORIGIN, b"{}"))
-        origin["txt"] = {"weak": True, **self.identity()}
+        origin = {**origins(sample), "txt": {"weak": True, **self.identity()}}
         made = {"txt": text.encode(), ORIGIN: json.dumps(origin, sort_keys=True, ensure_ascii=False).encode()}
         return replace(sample, members={**sample.members, **made})

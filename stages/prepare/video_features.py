@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from stages.prepare.features import FeatureCache
 
 if TYPE_CHECKING:
-
     from datamodules.modalities.build import Modality
     from datamodules.modalities.features import Cached
     from modules.encoders.encoder import Encoder

@@ -22,6 +22,7 @@ class Scripted(CaptionModel):
         self.batches.append(len(samples))
         return [said(f"{len(s.members[member])}  bytes" if s.members[member] else "...") for s in samples]
 
+    @property
     def origin(self):
         return {"model": "scripted", "sha256": "0" * 64, "prompt": ""}
 
@@ -56,6 +57,15 @@ def test_weak_texts_can_be_left_out_later():
         assert WeakText().examine(picture("a", **members)) is None
 
 
+def test_what_a_sample_says_of_other_members_stays_and_what_is_no_record_goes():
+    said_before, garbage = (
+        picture("a", **{"origin.json": b'{"png": {"by": "me"}}'}),
+        picture("b", **{"origin.json": b"[1"}),
+    )
+    made = [json.loads(s.members["origin.json"]) for s in WeakCaptions(Scripted())([said_before, garbage])]
+    assert [sorted(origin) for origin in made] == [["png", "txt"], ["txt"]]
+
+
 def test_what_cannot_be_captioned_is_kept_and_counted():
     step = WeakCaptions(Scripted())
     empty = picture("empty", b"")
@@ -84,7 +94,7 @@ def test_a_pretrained_model_captions_what_it_can_decode(captioners, scenes):
     captions = model.caption([bad, good, bad], "png")
     assert captions[0] == captions[2] == Caption(problem="undecodable image")
     assert captions[1].text.startswith("a photo of")
-    assert model.origin()["prompt"] == "a photo of"
+    assert (model.origin["model"], model.origin["prompt"]) == (captioners["git"], "a photo of")
 
 
 def test_an_assistant_of_our_own_answers_about_each_picture(assistant_parts, scenes):
@@ -103,7 +113,7 @@ def test_an_assistant_of_our_own_answers_about_each_picture(assistant_parts, sce
         for s in pictures
     ]
     assert [said(answer) for answer in asked] == [captions[0], *captions[2:]]
-    assert model.origin()["model"] == str(assistant_parts) and len(model.origin()["sha256"]) == 64
+    assert model.origin["model"] == str(assistant_parts) and len(model.origin["sha256"]) == 64
 
 
 def embedder_of(parts_folder):
@@ -122,4 +132,4 @@ def test_an_assistant_that_sees_no_images_is_refused(assistant_parts, tmp_path):
     for name in ("language_model", "encoders.audio", "projectors.audio"):
         shutil.copytree(assistant_parts / name, tmp_path / name)
     with pytest.raises(ValueError, match="expected one that sees images"):
-        AssistantCaptions(str(tmp_path)).origin()
+        assert AssistantCaptions(str(tmp_path)).origin
