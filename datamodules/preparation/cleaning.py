@@ -2,9 +2,10 @@
 
 A filter works in two halves. `examine` looks at one sample alone, so it runs in worker processes, and raises Reject or
 returns a finding. `judge` is given the findings one after another in the order of the samples, in the main process, so
-it may remember what came before. Most filters need the first half only; duplicates need both.
+it may remember what came before. Most filters need the first half only; duplicates need both. A set that is prepared
+in two goes is judged anew from its findings: what `judge` remembers may come from nothing else.
 
-The basic filters stand here; others by what they look at: images, sounds, texts, language, pairing, duplicates.
+The basic filters stand here; others by what they look at: images, sounds, language, pairing, quality, duplicates.
 """
 
 import hashlib
@@ -23,18 +24,17 @@ class Reject(Exception):
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why `judge` drops a sample that resembles an earlier one, and which one that is."""
+    """Why `judge` drops a sample, and the key of the earlier sample that it resembles."""
 
     reason: str
     twin: str
-    """Key of the earlier sample."""
 
 
 class Filter:
     """One reason, or a few, to drop a sample. Subclasses are dataclasses and give `examine`, `judge` or both."""
 
     def examine(self, sample: Sample) -> Hashable:
-        """Look at one loaded sample alone and return what `judge` needs.
+        """Look at one loaded sample alone and return what `judge` needs: None, bytes, text, numbers, or tuples of them.
 
         Raises:
             Reject: the sample is to be dropped.
@@ -46,7 +46,7 @@ class Filter:
 
         Args:
             finding: what `examine` returned.
-            key: of the sample, for a later one that resembles it to name.
+            key: under which the sample stands in the shards if it is kept.
         """
         return None
 
@@ -125,10 +125,8 @@ class ExactDuplicates(Filter):
         return digest.digest()
 
     def judge(self, finding: bytes, key: str) -> Rejected | None:
-        if finding in self.seen:
-            return Rejected("exact duplicate", self.seen[finding])
-        self.seen[finding] = key
-        return None
+        twin = self.seen.setdefault(finding, key)
+        return None if twin == key else Rejected("exact duplicate", twin)
 
 
 def load(sample: Sample) -> Sample:

@@ -123,8 +123,8 @@ def test_only_samples_equal_in_all_members_are_duplicates():
             sample(txt=b"ajpg 1 b"),
         )
     ]
-    judged = [duplicates.judge(finding, key) for finding, key in zip(findings, "abcd", strict=True)]
-    assert judged == [None, Rejected("exact duplicate", twin="a"), None, None]
+    verdicts = [duplicates.judge(finding, key) for finding, key in zip(findings, "abcd", strict=True)]
+    assert verdicts == [None, Rejected("exact duplicate", twin="a"), None, None]
 
 
 @pytest.mark.parametrize(
