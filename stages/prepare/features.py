@@ -101,11 +101,8 @@ class FeatureCache(Step):
     def report(self) -> dict[str, Any]:
         having = self.counts["encoded"] + self.counts["reused"]
         hit_rate = round(self.counts["reused"] / having, 4) if having else 0.0
-        return {
-            "features": {
-                self.name: {**self.identity(), "dtype": self.dtype, **self.counts, "hit_rate": hit_rate}
-            }
-        }
+        about = {**self.identity(), "dtype": self.dtype, **self.counts, "hit_rate": hit_rate}
+        return {f"features.{self.name}": about}
 
     def state(self) -> dict[str, Any]:
         return dict(self.counts)

@@ -79,7 +79,7 @@ class LowSimilarity(Step):
     def report(self) -> dict[str, Any]:
         edges = [round(-1 + 2 * number / NUM_BINS, 4) for number in range(NUM_BINS)]
         counts = {f"{edge:.2f}": count for edge, count in zip(edges, self.bins, strict=True) if count}
-        return {"similarity": {f"{self.first}_{self.second}": {"from": counts, "lacking_one": self.lacking}}}
+        return {f"similarity.{self.first}_{self.second}": {"from": counts, "lacking_one": self.lacking}}
 
     def state(self) -> dict[str, Any]:
         return {"bins": self.bins, "lacking": self.lacking}

@@ -43,10 +43,10 @@ class VideoFeatureCache(FeatureCache):
         return self.modality or "video"
 
     def report(self) -> dict[str, Any]:
-        [about] = super().report()["features"].values()
+        [(name, about)] = super().report().items()
         seen, unchanged = self.frames["seen"], self.frames["unchanged"]
         frames = {**self.frames, "hit_rate": round(unchanged / seen, 4) if seen else 0.0}
-        return {"features": {self.name: {**about, "frames": frames}}}
+        return {name: {**about, "frames": frames}}
 
     def state(self) -> dict[str, Any]:
         return {"counts": super().state(), "frames": dict(self.frames)}

@@ -71,7 +71,7 @@ def test_what_is_not_there_is_counted_and_what_cannot_be_decoded_is_dropped(imag
     assert made[0] is plain
     assert made[1] == Dropped("bad.png", "undecodable image", bad)
     assert "image.safetensors" in made[2].members
-    about = step.report()["features"]["image"]
+    about = step.report()["features.image"]
     assert (about["encoded"], about["reused"], about["without"]) == (1, 0, 1)
     assert step(samples[:0]) == []
 
@@ -81,7 +81,7 @@ def test_equal_media_are_encoded_once(image_part, samples):
     step = FeatureCache(image_part)
     made = step([samples[0], samples[1], other])
     assert made[0].members["image.safetensors"] == made[2].members["image.safetensors"]
-    about = step.report()["features"]["image"]
+    about = step.report()["features.image"]
     assert (about["encoded"], about["reused"], about["hit_rate"]) == (2, 1, 0.3333)
 
 
@@ -100,7 +100,7 @@ def test_another_set_with_the_same_media_reuses_features(image_part, samples, tm
     assert [s.members["image.safetensors"] for s in again] == [s.members["image.safetensors"] for s in first][
         ::-1
     ]
-    assert step.report()["features"]["image"]["hit_rate"] == 1.0
+    assert step.report()["features.image"]["hit_rate"] == 1.0
 
 
 def test_another_encoder_or_number_format_reuses_nothing(image_part, aligned_parts, samples, tmp_path):
@@ -113,7 +113,7 @@ def test_another_encoder_or_number_format_reuses_nothing(image_part, aligned_par
         FeatureCache(image_part, cache=tmp_path, dtype="float32"),
     ):
         step(samples)
-        assert step.report()["features"]["image"]["reused"] == 0
+        assert step.report()["features.image"]["reused"] == 0
 
 
 def test_a_damaged_store_is_encoded_anew(image_part, samples, tmp_path):
@@ -122,7 +122,7 @@ def test_a_damaged_store_is_encoded_anew(image_part, samples, tmp_path):
     content.write_bytes(content.read_bytes()[:-1])
     step = FeatureCache(image_part, cache=tmp_path)
     assert step(samples) == first
-    assert step.report()["features"]["image"]["encoded"] == 1
+    assert step.report()["features.image"]["encoded"] == 1
     for index in tmp_path.rglob("*.json"):
         index.write_bytes(b"[1, 2")
     assert FeatureCache(image_part, cache=tmp_path)(samples) == first

@@ -28,7 +28,7 @@ def test_samples_below_the_bound_are_dropped_and_those_above_are_kept(aligned_pa
         is_low = cosines[sample.key] < bound
         expected = Dropped(sample.name, "image and text too dissimilar", sample) if is_low else sample
         assert outcome == expected
-    assert sum(step.report()["similarity"]["image_text"]["from"].values()) == 11
+    assert sum(step.report()["similarity.image_text"]["from"].values()) == 11
 
 
 def test_any_two_modalities_will_do(aligned_parts, samples):
@@ -49,7 +49,7 @@ def test_what_lacks_a_modality_is_kept_and_counted_and_what_is_damaged_is_droppe
     step = LowSimilarity(str(aligned_parts), -1.0)
     alone = without(samples[0], "txt")
     assert step([alone, bad, samples[1]]) == [alone, Dropped("bad.png", "undecodable image", bad), samples[1]]
-    about = step.report()["similarity"]["image_text"]
+    about = step.report()["similarity.image_text"]
     assert (about["lacking_one"], sum(about["from"].values())) == (1, 1)
     assert step([alone]) == [alone]
 
