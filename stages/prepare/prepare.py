@@ -97,7 +97,9 @@ def listing() -> str:
     kinds = {"Sources": Source, "Filters": Filter, "Steps": Step}
     names = {
         kind: sorted(
-            each.__name__ for each in base.__subclasses__() if each.__module__.startswith("datamodules.")
+            each.__name__
+            for each in base.__subclasses__()
+            if each.__module__.startswith(("datamodules.", "stages."))
         )
         for kind, base in kinds.items()
     }

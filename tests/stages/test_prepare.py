@@ -269,13 +269,13 @@ def test_inspect_refuses_a_folder_without_shards(tmp_path, capsys):
     assert "holds no .tar" in capsys.readouterr().err
 
 
-def test_help_lists_sources_and_filters(capsys):
+def test_help_lists_sources_filters_and_steps(capsys):
     with pytest.raises(SystemExit):
         command(prepare, args=["--help"], epilog=listing())
     told = " ".join(capsys.readouterr().out.split())
-    assert (
-        "Sources: ClassFolder, Folder," in told and "Filters: EmptyText, ExactDuplicates, TextLength," in told
-    )
+    assert "Sources: ClassFolder, Folder," in told
+    assert "Filters: EmptyText, ExactDuplicates, FileNameText," in told
+    assert "Steps: FeatureCache, LowSimilarity, WeakCaptions" in told
     assert "stages.prepare inspect SHARDS" in told
 
 
