@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.batch import Batch
 from datamodules.modalities.bad_sample import BadSample
 from datamodules.modalities.build import Modality
+from datamodules.modalities.features import check_features
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.columns import LeftOut
 from datamodules.shards.errors import ShardError
@@ -74,6 +75,7 @@ class SampleSet:
                 f"and none has what the model takes: {wanted}{f', all of {require}' if require else ''}"
                 f"{f' (left out: {out})' if out else ''}"
             )
+        check_features(self.reader, self.modalities)
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -51,7 +51,7 @@ class Align(Stage):
         return {name: encoder.input_config for name, encoder in self.encoders.items()}
 
     def exports(self) -> dict[str, Part]:
-        encoders = {f"encoders.{name}": encoder for name, encoder in self.encoders.items()}
+        encoders = {f"encoders.{name}": encoder.handed_over() for name, encoder in self.encoders.items()}
         projections = {f"projections.{name}": projection for name, projection in self.projections.items()}
         return encoders | projections
 

@@ -4,6 +4,8 @@ A filter works in two halves. `examine` looks at one sample alone, so it runs in
 returns a finding. `judge` is given the findings one after another in the order of the samples, in the main process, so
 it may remember what came before. Most filters need the first half only; duplicates need both. A set that is prepared
 in two goes is judged anew from its findings: what `judge` remembers may come from nothing else.
+
+The basic filters stand here; others by what they look at: images, sounds, language, pairing, quality, duplicates.
 """
 
 import hashlib
@@ -84,18 +86,28 @@ class EmptyText(Filter):
 
 @dataclass
 class TextLength(Filter):
-    """Drop samples whose text is too short or too long, in characters."""
+    """Drop samples whose text is too short or too long, in characters or in words between white space.
+
+    Texts of languages that write no white space, such as Chinese, are one word: count their characters.
+    """
 
     min_characters: int = 1
     """The shortest text that is kept."""
     max_characters: int = 10_000
     """The longest text that is kept."""
+    min_words: int = 0
+    """The fewest words that are kept."""
+    max_words: int | None = None
+    """The most words that are kept; no bound by default."""
 
     def examine(self, sample: Sample) -> None:
-        length = len(sample.members["txt"].decode()) if "txt" in sample.members else None
-        if length is not None and length < self.min_characters:
+        if "txt" not in sample.members:
+            return
+        text = sample.members["txt"].decode()
+        words = len(text.split())
+        if len(text) < self.min_characters or words < self.min_words:
             raise Reject("text too short")
-        if length is not None and length > self.max_characters:
+        if len(text) > self.max_characters or (self.max_words is not None and words > self.max_words):
             raise Reject("text too long")
 
 

@@ -10,6 +10,7 @@ from datamodules.preparation.chunks.chunking import Chunks
 from datamodules.preparation.cleaning import Filter, Reject, load, read
 from datamodules.preparation.exhibits import Worth
 from datamodules.preparation.measures import measure
+from datamodules.preparation.quality import Quality
 from datamodules.preparation.recipe import Recipe
 from datamodules.shards.names import is_safe
 from datamodules.shards.scan import MAX_MEMBER_BYTES
@@ -40,12 +41,13 @@ class Examiner:
     source: Source
     chunk: Chunks | None
     filters: Sequence[Filter]
+    quality: Quality | None = None
     worth: Worth = field(default_factory=Worth, init=False)
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Examiner":
         """Return the half of a recipe that worker processes need."""
-        return cls(recipe.source, recipe.chunk, recipe.filters or [])
+        return cls(recipe.source, recipe.chunk, recipe.filters or [], recipe.quality)
 
     def __call__(self, first: int, items: Sequence[Sample | Dropped]) -> Iterator[Examined]:
         """Yield what comes of items, the first of which is number `first` of the source."""
@@ -83,6 +85,9 @@ class Examiner:
                     findings = []
                     for part in self.filters:
                         findings.append(part.examine(sample))
+                    if self.quality:
+                        part = self.quality
+                        sample = self.quality(sample)
                     yield Examined(number, sample, tuple(findings), measure(sample))
                 except Reject as rejected:
                     yield Examined(number, self.dropped(sample, str(rejected)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datamodules.preparation.chunks.chunking import Chunks
 from datamodules.preparation.cleaning import EmptyText, Filter, Undecodable
+from datamodules.preparation.quality import Quality
 from datamodules.preparation.step import Step
 from datamodules.sources.source import Source
 
@@ -24,6 +25,8 @@ class Recipe:
     """How long texts, sounds and videos are cut, with overlap; by default they stay whole."""
     filters: list[Filter] | None = None
     """Filters in order; by default those for undecodable media and for empty texts."""
+    quality: Quality | None = None
+    """Writes how good the media of a sample are beside them, as numbers; by default not."""
     steps: list[Step] | None = None
     """What is done to the kept samples of each shard, in order, such as running a model; by default nothing."""
     max_samples: int = 1000
@@ -49,6 +52,7 @@ class Recipe:
             "files": self.source.fingerprint(),
             "chunk": describe(self.chunk) if self.chunk else None,
             "filters": [describe(chosen) for chosen in self.filters or ()],
+            **({"quality": describe(self.quality)} if self.quality else {}),
             "steps": [{**describe(step), "identity": step.identity()} for step in self.steps or ()],
             "max_samples": self.max_samples,
             "max_bytes": self.max_bytes,

@@ -4,13 +4,19 @@ import os
 from pathlib import Path
 from typing import Literal
 
-# The sources and filters are imported so that --help lists them and a short name such as `Folder` will do.
+# Sources, filters and steps are imported so that --help lists them and a short name such as `Folder` will do.
 from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, Filter, TextLength, Undecodable  # noqa: F401
+from datamodules.preparation.duplicates import NearDuplicateImages, NearDuplicateTexts  # noqa: F401
 from datamodules.preparation.examining import Examiner
+from datamodules.preparation.images import ImageAspect, ImageSize  # noqa: F401
+from datamodules.preparation.language import Language  # noqa: F401
 from datamodules.preparation.local_engine import LocalEngine
+from datamodules.preparation.pairing import FileNameText, RepeatedText, Require, WeakText  # noqa: F401
+from datamodules.preparation.quality import LowQuality  # noqa: F401
 from datamodules.preparation.ray_engine import RayEngine
 from datamodules.preparation.recipe import Recipe
 from datamodules.preparation.sets import is_done, prepare_set
+from datamodules.preparation.sounds import SoundLevel  # noqa: F401
 from datamodules.preparation.step import Step
 from datamodules.sources.audio_set import AudioCaps, AudioSet  # noqa: F401
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
@@ -28,9 +34,14 @@ from datamodules.sources.text_lines import TextLines  # noqa: F401
 from datamodules.sources.text_table import TextTable  # noqa: F401
 from datamodules.sources.visual_questions import VisualQuestions  # noqa: F401
 from datamodules.sources.voxceleb import VoxCeleb  # noqa: F401
+from stages.prepare.captioners import AssistantCaptions, PretrainedCaptions  # noqa: F401
+from stages.prepare.captions import WeakCaptions  # noqa: F401
+from stages.prepare.features import FeatureCache  # noqa: F401
 from stages.prepare.progress import Progress
 from stages.prepare.report import FILE as REPORT
 from stages.prepare.report import write_report
+from stages.prepare.similarity import LowSimilarity  # noqa: F401
+from stages.prepare.video_features import VideoFeatureCache  # noqa: F401
 
 
 def prepare(
@@ -102,7 +113,9 @@ def listing() -> str:
     kinds = {"Sources": Source, "Filters": Filter, "Steps": Step}
     names = {
         kind: sorted(
-            each.__name__ for each in base.__subclasses__() if each.__module__.startswith("datamodules.")
+            each.__name__
+            for each in base.__subclasses__()
+            if each.__module__.startswith(("datamodules.", "stages."))
         )
         for kind, base in kinds.items()
     }

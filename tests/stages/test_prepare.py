@@ -269,14 +269,16 @@ def test_inspect_refuses_a_folder_without_shards(tmp_path, capsys):
     assert "holds no .tar" in capsys.readouterr().err
 
 
-def test_help_lists_sources_and_filters(capsys):
+def test_help_lists_sources_filters_and_steps(capsys):
     with pytest.raises(SystemExit):
         command(prepare, args=["--help"], epilog=listing())
     told = " ".join(capsys.readouterr().out.split())
     sources = told.partition("Sources: ")[2].partition(";")[0].split(", ")
-    filters = told.partition("Filters: ")[2].partition(". ")[0].split(", ")
+    filters = told.partition("Filters: ")[2].partition(";")[0].split(", ")
+    steps = told.partition("Steps: ")[2].partition(". ")[0].split(", ")
     assert {"Folder", "CocoCaptions", "Ego4D", "VoxCeleb"} <= set(sources)
-    assert {"EmptyText", "ExactDuplicates", "TextLength"} <= set(filters)
+    assert {"EmptyText", "ExactDuplicates", "TextLength", "NearDuplicateImages"} <= set(filters)
+    assert {"FeatureCache", "LowSimilarity", "WeakCaptions"} <= set(steps)
     assert "stages.prepare inspect SHARDS" in told
 
 

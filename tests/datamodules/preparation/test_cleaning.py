@@ -104,6 +104,14 @@ def test_text_length_bounds_are_kept():
         bounds.examine(sample(txt=b"12345"))
 
 
+def test_words_are_counted_between_white_space():
+    bounds = TextLength(min_words=2, max_words=3)
+    bounds.examine(sample(txt=b"a dog barks"))
+    for text, reason in ((b"dog", "too short"), (b"a dog barks loudly", "too long")):
+        with pytest.raises(Reject, match=reason):
+            bounds.examine(sample(txt=text))
+
+
 def test_only_samples_equal_in_all_members_are_duplicates():
     duplicates = ExactDuplicates()
     findings = [
