@@ -1,7 +1,4 @@
-"""Sound and frames out of MP4, MKV and WebM; the container's format is given to FFmpeg, never left to its guess.
-
-FFmpeg follows what it takes for a playlist or a session description to other files and hosts, whatever the name.
-"""
+"""Sound and frames out of MP4, MKV and WebM."""
 
 import io
 from collections.abc import Iterator
@@ -10,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from datamodules.modalities.containers import ContainerError, open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -22,33 +21,15 @@ class VideoError(ValueError):
     """A video that cannot be used."""
 
 
-def sniff(path: Path) -> str:
-    """Return FFmpeg's name of the container's format by its first bytes.
-
-    Raises:
-        VideoError: it is neither MP4 nor Matroska (MKV, WebM).
-    """
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-        return "mov"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "matroska"
-    raise VideoError(f"{path} begins with {head!r}; expected MP4, MKV or WebM.")
-
-
 @contextmanager
 def opened(path: Path) -> "Iterator[InputContainer]":
     """Open a video that has pictures and sound; errors of FFmpeg become VideoError."""
-    import av
-
-    container_format = sniff(path)
     try:
-        with av.open(str(path.resolve()), format=container_format) as container:
+        with path.open("rb") as file, open_container(file) as container:
             if not container.streams.video or not container.streams.audio:
                 raise VideoError(f"{path} lacks pictures or sound; expected both.")
             yield container
-    except av.FFmpegError as error:
+    except ContainerError as error:
         raise VideoError(f"{path} cannot be decoded: {error}.") from error
 
 
