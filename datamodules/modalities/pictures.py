@@ -22,6 +22,9 @@ MAX_JPEG_SCANS = 100
 WHOLE_SHARE = 0.6
 """Of `max_pixels` for formats other than JPEG: they are decoded whole, by Pillow in up to 16 bytes a pixel."""
 
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+"""Markers of JPEG frames that come in any number of scans."""
+
 ORIENTATION_TAG = 0x0112
 
 
@@ -75,9 +78,9 @@ def _read_jpeg(
 
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     check_size(width, height, max_pixels, max_aspect)
-    if (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
+    orientation, is_progressive = _jpeg_facts(data)
+    if is_progressive and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
         raise BadSample("undecodable_image", f"{scans} scans, at most {MAX_JPEG_SCANS}")
-    orientation = _jpeg_orientation(data)
     if orientation >= 5:  # it lies on its side
         min_height, min_width = min_width, min_height
     # Strict: what libjpeg only warns of is damage. Factors below 2 would take longer than the whole picture.
@@ -161,22 +164,28 @@ def _check_png(data: bytes) -> None:
     raise BadSample("undecodable_image", "the PNG is cut")
 
 
-def _jpeg_orientation(data: bytes) -> int:
-    """Return the EXIF orientation of a JPEG, 1 where it has none that can be read."""
-    position = 2
+def _jpeg_facts(data: bytes) -> tuple[int, bool]:
+    """Return the EXIF orientation of a JPEG, 1 where it has none that can be read, and whether it is progressive."""
+    orientation, is_progressive, position = 1, False, 2
     while data[position] == 0xFF and data[position + 1] not in (0xD9, 0xDA):
+        marker = data[position + 1]
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if data[position + 1] == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            from PIL import Image as Pillow
-
-            exif = Pillow.Exif()
-            try:
-                exif.load(data[position + 4 : end])
-                return _known(exif.get(ORIENTATION_TAG))
-            except Exception:  # Pillow raises many kinds; the picture is good without its metadata
-                return 1
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[position + 4 : end])
+        is_progressive |= marker in PROGRESSIVE
         position = end
-    return 1
+    return orientation, is_progressive
+
+
+def _exif_orientation(data: bytes) -> int:
+    from PIL import Image as Pillow
+
+    exif = Pillow.Exif()
+    try:
+        exif.load(data)
+        return _known(exif.get(ORIENTATION_TAG))
+    except Exception:  # Pillow raises many kinds; the picture is good without its metadata
+        return 1
 
 
 def _orientation(picture: "PillowImage") -> int:
