@@ -47,6 +47,7 @@ MODES = {"train": (True, 0), "eval": (False, 0), "train_2_workers": (True, 2)}
 
 
 def main() -> None:
+    """Make the shards, measure, and print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -121,6 +122,7 @@ def one_pass(name: str, task: Task) -> tuple[float, float]:
 
 
 def random_reading(task: Task, rounds: int) -> dict[str, float]:
+    """Compare raw members by position, in random order, with open_clip's reader in the order of the tars."""
     from datamodules.shards.reader import ShardReader
 
     reader = ShardReader([str(task.shards)])
@@ -145,6 +147,7 @@ def random_reading(task: Task, rounds: int) -> dict[str, float]:
 
 
 def resuming(task: Task, rounds: int, cpu_ms_per_sample: float) -> dict[str, float]:
+    """Return what it costs to build set and stream anew in the middle of a pass, beyond the batch itself."""
     from datamodules.stream import SampleStream, Share
 
     def resume() -> None:
@@ -163,6 +166,7 @@ def resuming(task: Task, rounds: int, cpu_ms_per_sample: float) -> dict[str, flo
 
 
 def tokenising(task: Task, rounds: int) -> dict[str, Any]:
+    """Compare cleaning and tokenising the captions, ours in batches."""
     from datamodules.modalities.text import Text
 
     texts = [sample["txt"] for sample in pipelines.raw_samples(task)]
@@ -205,10 +209,12 @@ def cpu_s(who: int = resource.RUSAGE_SELF) -> float:
 
 
 def ratio(times: dict[str, list[float]], other: str, mine: str) -> float:
+    """Return the median over rounds of another's time over ours in the same round."""
     return round(median([b / a for a, b in zip(times[mine], times[other], strict=True)]), 2)
 
 
 def medians(times: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    """Return the median by mode and pipeline."""
     return {
         mode: {name: round(median(values), 3) for name, values in by_name.items()}
         for mode, by_name in times.items()
@@ -216,6 +222,7 @@ def medians(times: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, flo
 
 
 def median(values: list[float]) -> float:
+    """Return the middle one."""
     return statistics.median(values)
 
 

@@ -10,14 +10,15 @@ from PIL import Image
 from datamodules.shards.writer import write_shards
 
 SIZES = ((330, 330), (440, 330), (330, 440), (495, 330), (352, 330))
-WORDS = (
+VOCABULARY = (
     "a the of on in with and at near under small large old young red green blue white black bright dark man woman "
     "child dog cat horse bird boat train bus car bicycle street house kitchen table window garden beach mountain "
     "river forest snow rain sky cloud morning evening photograph painting drawing standing sitting running walking "
     "holding looking eating playing crowded empty wooden metal glass flowers fruit bread coffee book camera umbrella "
     "skateboard surfboard traffic light clock tower bridge market festival concert stadium airport harbour vintage "
     "panoramic close-up handmade picturesque weathered colourful photographer's 1920s no.7 shutterstock, getty-images"
-).split()
+)
+WORDS = VOCABULARY.split()
 
 
 def photo(rng: np.random.Generator) -> bytes:

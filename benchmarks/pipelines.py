@@ -47,6 +47,7 @@ Pass = Callable[[Task], Iterator[torch.Tensor]]
 
 
 def ours(task: Task) -> Iterator[torch.Tensor]:
+    """As the data module loads, but for the training around it."""
     from datamodules.stream import SampleStream, Share
 
     stream = SampleStream(
@@ -67,6 +68,7 @@ def ours_normalised(task: Task) -> Iterator[torch.Tensor]:
 
 
 def sample_set(task: Task) -> Any:
+    """Return the shards as our set of samples."""
     from datamodules.stream import SampleSet
 
     return SampleSet([str(task.shards)], modalities(task.is_train), ["image", "text"])
@@ -83,6 +85,7 @@ def modalities(is_train: bool) -> dict[str, Any]:
 
 
 def open_clip(task: Task) -> Iterator[torch.Tensor]:
+    """Its own `get_wds_dataset`, with its transform and tokenizer."""
     random.seed(0)
     names = "{" + ",".join(Path(tar).stem for tar in task.tars) + "}.tar"
     args = SimpleNamespace(
@@ -113,6 +116,7 @@ def open_clip_data() -> Any:
 
 
 def webdataset(task: Task) -> Iterator[torch.Tensor]:
+    """Its usual chain of filters, with open_clip's transform and tokenizer."""
     import webdataset
 
     transform, tokenizer = open_clip_transform(task), open_clip_tokenizer()
@@ -130,6 +134,7 @@ def webdataset(task: Task) -> Iterator[torch.Tensor]:
 
 
 def litdata(task: Task) -> Iterator[torch.Tensor]:
+    """Its chunks of the same bytes, with open_clip's transform and tokenizer."""
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming.writer import BinaryWriter
 
@@ -149,6 +154,7 @@ def litdata(task: Task) -> Iterator[torch.Tensor]:
 
 
 def mosaicml_streaming(task: Task) -> Iterator[torch.Tensor]:
+    """Its MDS shards of the same bytes, with open_clip's transform and tokenizer."""
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
@@ -170,6 +176,7 @@ def mosaicml_streaming(task: Task) -> Iterator[torch.Tensor]:
 
 
 def raw_samples(task: Task) -> Iterator[dict[str, Any]]:
+    """Yield JPEG bytes and captions in the order of the shards."""
     from datamodules.shards.reader import ShardReader
 
     reader = ShardReader([str(task.shards)])
@@ -181,6 +188,7 @@ def raw_samples(task: Task) -> Iterator[dict[str, Any]]:
 
 
 def decoded(raw: dict[str, Any], transform: Any, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return picture and ids as open_clip makes them."""
     import io
 
     from PIL import Image
@@ -189,6 +197,7 @@ def decoded(raw: dict[str, Any], transform: Any, tokenizer: Any) -> tuple[torch.
 
 
 def open_clip_transform(task: Task) -> Any:
+    """Return its transform, which crops at random in training."""
     from open_clip import image_transform
 
     return image_transform(SIZE, is_train=task.is_train)
@@ -196,6 +205,7 @@ def open_clip_transform(task: Task) -> Any:
 
 @functools.cache
 def open_clip_tokenizer() -> Any:
+    """Return its tokenizer, whose cache of words stays warm."""
     from open_clip import SimpleTokenizer
 
     return SimpleTokenizer(context_length=CONTEXT)

@@ -77,7 +77,9 @@ class Table:
 
 
 class WordNet:
-    """Single words that share a synset with a word, by nltk's reader of WordNet 3.0, which must be installed.
+    """What WordNet 3.0 calls the most frequent sense of a word, by nltk's reader, which must be installed.
+
+    The other senses are left out: a dog in a picture is no andiron.
 
     Raises:
         ValueError: when nltk or its corpus `wordnet` is not there; neither is ever downloaded.
@@ -88,7 +90,7 @@ class WordNet:
             from nltk.corpus import wordnet
 
             wordnet.ensure_loaded()
-        except (ImportError, LookupError) as error:
+        except (ImportError, LookupError, OSError) as error:
             raise ValueError(
                 "synonyms is `wordnet`, and nltk with its corpus is not there: "
                 "pip install 'trivium[augment]', then `python -m nltk.downloader wordnet`, or name a table"
@@ -99,10 +101,11 @@ class WordNet:
         if word not in self.known:
             from nltk.corpus import wordnet
 
-            names = [synset.lemma_names() for synset in wordnet.synsets(word)]
             # nltk finds `dog` for `dogs` too, whose synonyms would change the grammar.
-            same = {lemma for lemmas in names if word in map(str.lower, lemmas) for lemma in lemmas}
-            self.known[word] = sorted(lemma for lemma in same - {word} if WORD.fullmatch(lemma))
+            names = [synset.lemma_names() for synset in wordnet.synsets(word)]
+            senses = [lemmas for lemmas in names if word in map(str.lower, lemmas)]
+            first = {lemma.replace("_", " ") for lemma in senses[0]} if senses else set()
+            self.known[word] = sorted(lemma for lemma in first if lemma.lower() != word)
         return self.known[word]
 
 
