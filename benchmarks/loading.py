@@ -1,6 +1,7 @@
 """How much CPU and time a sample costs to load, ours beside others, interleaved on the same shards.
 
     python benchmarks/loading.py [--samples 1024] [--rounds 5]
+    python benchmarks/loading.py --profile     # where our own time goes, and nothing else
 
 Needs `open_clip_torch`; litdata and mosaicml-streaming (`pip install -e '.[benchmark]'`) are left out where they are
 not installed. Takes about five minutes on two cores. The last line is one JSON object:
@@ -21,8 +22,10 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 
 import argparse
+import cProfile
 import gc
 import json
+import pstats
 import resource
 import statistics
 import sys
@@ -55,6 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -64,7 +68,10 @@ def main() -> None:
             mode: Task(shards, Path(folder), given.samples, given.batch_size, num_workers, is_train)
             for mode, (is_train, num_workers) in MODES.items()
         }
-        print(json.dumps(measured(tasks, given.rounds)))
+        if given.profile:
+            profile(tasks["train"])
+        else:
+            print(json.dumps(measured(tasks, given.rounds)))
 
 
 def measured(tasks: dict[str, Task], rounds: int) -> dict[str, Any]:
@@ -101,6 +108,16 @@ def measured(tasks: dict[str, Task], rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "samples": train.count,
     }
+
+
+def profile(task: Task) -> None:
+    """Print the functions in which a pass of ours spends its time, the second pass."""
+    one_pass("ours", task)
+    profiler = cProfile.Profile(time.process_time)
+    with profiler:
+        for _ in PASSES["ours"](task):
+            pass
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(16)
 
 
 def one_pass(name: str, task: Task) -> tuple[float, float]:
