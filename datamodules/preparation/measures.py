@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.preparation.decodable import IMAGE_FORMATS
+from datamodules.modalities.pictures import HEADER_FORMATS
 from datamodules.preparation.histogram import Histogram
 from datamodules.preparation.previews import PreviewError, blocks, opened_sound
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Sample
@@ -79,7 +79,7 @@ def of_image(data: bytes) -> dict[str, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            width, height = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).size
+            width, height = Image.open(io.BytesIO(data), formats=HEADER_FORMATS).size
     except Exception:  # Pillow raises whatever a format brings; the filters say why such an image is dropped
         return {}
     if not width or not height:

@@ -4,7 +4,7 @@ import io
 import warnings
 from typing import TYPE_CHECKING
 
-from datamodules.preparation.decodable import IMAGE_FORMATS
+from datamodules.modalities.pictures import HEADER_FORMATS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ def size_of(data: bytes) -> tuple[int, int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).size
+            return Image.open(io.BytesIO(data), formats=HEADER_FORMATS).size
     except (
         Exception
     ):  # decoders raise many kinds; that these bytes are no image is for `Undecodable` to count
@@ -54,7 +54,7 @@ def opened(data: bytes, draft: str | None, side: int) -> "Image | None":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+            picture = Image.open(io.BytesIO(data), formats=HEADER_FORMATS)
             if picture.width * picture.height > MAX_PIXELS:
                 return None
             if draft is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datamodules.preparation.decodable import IMAGE_FORMATS
+from datamodules.modalities.pictures import HEADER_FORMATS
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Member, Slice
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def picture(data: bytes) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+            image = Image.open(io.BytesIO(data), formats=HEADER_FORMATS)
             width, height = image.size
             if width * height > MAX_PIXELS or max(image.size) > MAX_ASPECT * min(image.size):
                 raise PreviewError(f"{width} × {height} pixels: too many, or too narrow, to show")

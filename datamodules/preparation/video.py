@@ -1,7 +1,4 @@
-"""Sound and frames out of MP4, MKV and WebM; the container's format is given to FFmpeg, never left to its guess.
-
-FFmpeg follows what it takes for a playlist or a session description to other files and hosts, whatever the name.
-"""
+"""Sound and frames out of MP4, MKV and WebM."""
 
 import io
 from collections.abc import Iterator
@@ -10,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from datamodules.modalities.containers import ContainerError, open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -26,21 +25,6 @@ class NoTrackError(VideoError):
     """A video that lacks the track that was asked for."""
 
 
-def sniff(path: Path) -> str:
-    """Return FFmpeg's name of the container's format by its first bytes.
-
-    Raises:
-        VideoError: it is neither MP4 nor Matroska (MKV, WebM).
-    """
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-        return "mov"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "matroska"
-    raise VideoError(f"{path} begins with {head!r}; expected MP4, MKV or WebM.")
-
-
 @contextmanager
 def opened(path: Path, *needs: Literal["pictures", "sound"]) -> "Iterator[InputContainer]":
     """Open a video that has what is needed; errors of FFmpeg become VideoError.
@@ -49,16 +33,13 @@ def opened(path: Path, *needs: Literal["pictures", "sound"]) -> "Iterator[InputC
         NoTrackError: it has no such track.
         VideoError: it cannot be decoded.
     """
-    import av
-
-    container_format = sniff(path)
     try:
-        with av.open(str(path.resolve()), format=container_format) as container:
+        with path.open("rb") as file, open_container(file) as container:
             tracks = {"pictures": container.streams.video, "sound": container.streams.audio}
             if missing := [track for track in needs if not tracks[track]]:
                 raise NoTrackError(f"{path} has no {missing[0]}; expected a track of it.")
             yield container
-    except av.FFmpegError as error:
+    except ContainerError as error:
         raise VideoError(f"{path} cannot be decoded: {error}.") from error
 
 
