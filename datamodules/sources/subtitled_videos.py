@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.preparation.alignment import Aligner, Alignment, AlignmentError, Speech
+from datamodules.preparation.alignment.aligner import Aligner, Alignment, AlignmentError
+from datamodules.preparation.alignment.speech import Speech
 from datamodules.preparation.subtitles import Cue, SubtitleError, read_subtitles
 from datamodules.preparation.video import SAMPLING_RATE, VideoError, read_frames, read_sound
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
