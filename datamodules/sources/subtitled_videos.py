@@ -81,7 +81,8 @@ class SubtitledVideos(Source):
             SubtitleError, VideoError, AlignmentError: the video cannot be used; nothing of it has been yielded.
         """
         video, name = clip.members["video"], clip.name
-        cues, num_skipped = read_subtitles(clip.members["subtitles"])
+        subtitles = read_subtitles(clip.members["subtitles"])
+        cues = subtitles.cues
         sound = read_sound(video, self.max_seconds)
         alignment = self.aligner(sound, cues)
         middles_s = (alignment.starts_s + alignment.ends_s) / 2
@@ -90,7 +91,7 @@ class SubtitledVideos(Source):
             zip(in_time, read_frames(video, list(middles_s[in_time]), self.max_pixels), strict=True)
         )
         yield Note("clip", summary(name, cues, alignment, clip.members.get("reference")))
-        yield from (Dropped(name, "unusable cue") for _ in range(num_skipped))
+        yield from (Dropped(name, "unusable cue") for _ in range(subtitles.num_skipped))
         for index, cue in enumerate(cues):
             start, end = (
                 round(times[index] * SAMPLING_RATE) for times in (alignment.starts_s, alignment.ends_s)
@@ -154,7 +155,7 @@ def summary(name: str, cues: list[Cue], alignment: Alignment, reference: Path | 
     }
     if reference:
         truths = defaultdict(list)
-        for cue in read_subtitles(reference)[0]:
+        for cue in read_subtitles(reference).cues:
             truths[cue.text].append(cue)
         known = [entry for entry in listed if truths[entry["text"]]]
         for entry in known:

@@ -18,6 +18,7 @@ from datamodules.preparation.alignment.aligner import (
     AlignmentError,
     aligned,
     ends,
+    require_sound,
     starts,
 )
 from datamodules.preparation.alignment.edges import Edges

@@ -73,7 +73,7 @@ def prepared(videos):
     items = [
         made for item in source for made in (source.expand(item) if isinstance(item, Sample) else [item])
     ]
-    return source, items, read_subtitles(videos / "clip_00.reference.srt")[0]
+    return source, items, read_subtitles(videos / "clip_00.reference.srt").cues
 
 
 def test_each_cue_becomes_a_sample_of_frame_sound_and_text(prepared):
