@@ -47,13 +47,16 @@ def parse(class_path: str, args: list[str]) -> Any:
 
 
 def command(
-    component: Callable[..., Any] | dict[str, Callable[..., Any]], args: list[str] | None = None
+    component: Callable[..., Any] | dict[str, Callable[..., Any]],
+    args: list[str] | None = None,
+    as_positional: bool = False,
 ) -> Any:
     """Run a stage that is a typed function, or one of several as sub-commands.
 
     Args:
         component: the function; its signature and docstring are the command line.
         args: instead of the process's own.
+        as_positional: whether arguments without a default are given by place, not by name.
 
     Raises:
         SystemExit: 2 when the request is refused.
@@ -62,7 +65,7 @@ def command(
     from jsonargparse import auto_cli
 
     with refusals():
-        return auto_cli(component, args=args, as_positional=False, set_defaults=None)
+        return auto_cli(component, args=args, as_positional=as_positional, set_defaults=None)
 
 
 class refusals:

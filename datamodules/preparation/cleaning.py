@@ -2,7 +2,8 @@
 
 A filter works in two halves. `examine` looks at one sample alone, so it runs in worker processes, and raises Reject or
 returns a finding. `judge` is given the findings one after another in the order of the samples, in the main process, so
-it may remember what came before. Most filters need the first half only; duplicates need both.
+it may remember what came before. Most filters need the first half only; duplicates need both. A set that is prepared
+in two goes is judged anew from its findings: what `judge` remembers may come from nothing else.
 """
 
 import hashlib
@@ -19,19 +20,32 @@ class Reject(Exception):
     """Raised by `examine` to drop a sample; its message is the reason, a few words that are the same for all alike."""
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """Why `judge` drops a sample, and the key of the earlier sample that it resembles."""
+
+    reason: str
+    twin: str
+
+
 class Filter:
     """One reason, or a few, to drop a sample. Subclasses are dataclasses and give `examine`, `judge` or both."""
 
     def examine(self, sample: Sample) -> Hashable:
-        """Look at one loaded sample alone and return what `judge` needs.
+        """Look at one loaded sample alone and return what `judge` needs: None, bytes, text, numbers, or tuples of them.
 
         Raises:
             Reject: the sample is to be dropped.
         """
         return None
 
-    def judge(self, finding: Hashable) -> str | None:
-        """Return the reason to drop the sample with this finding, or None to keep it. Called in order."""
+    def judge(self, finding: Hashable, key: str) -> str | Rejected | None:
+        """Return the reason to drop the sample with this finding, or None to keep it. Called in order.
+
+        Args:
+            finding: what `examine` returned.
+            key: under which the sample stands in the shards if it is kept.
+        """
         return None
 
 
@@ -89,7 +103,7 @@ class TextLength(Filter):
 class ExactDuplicates(Filter):
     """Drop samples whose members are all byte for byte those of an earlier sample."""
 
-    seen: set[bytes] = field(default_factory=set, init=False, repr=False)
+    seen: dict[bytes, str] = field(default_factory=dict, init=False, repr=False)
 
     def examine(self, sample: Sample) -> bytes:
         digest = hashlib.sha256()
@@ -98,11 +112,9 @@ class ExactDuplicates(Filter):
             digest.update(data)
         return digest.digest()
 
-    def judge(self, finding: bytes) -> str | None:
-        if finding in self.seen:
-            return "exact duplicate"
-        self.seen.add(finding)
-        return None
+    def judge(self, finding: bytes, key: str) -> Rejected | None:
+        twin = self.seen.setdefault(finding, key)
+        return None if twin == key else Rejected("exact duplicate", twin)
 
 
 def load(sample: Sample) -> Sample:

@@ -1,240 +1,279 @@
-"""One set of shards: from a source through filters to a folder of tars, manifest and index that appears when whole."""
+"""One set of shards: from a recipe to a folder of tars, manifest and index that appears when whole.
+
+Each shard is committed in four steps: the tar takes its name, its index, the journal's entry, all synced. Killed
+between any two of them, the next run makes that one shard again, from the same samples, to the same bytes.
+"""
 
 import json
 import os
 import shutil
-import signal
-from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from itertools import count, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
-from datamodules.preparation.cleaning import EmptyText, Filter, Reject, Undecodable, load
-from datamodules.sources.source import Dropped, Note, Sample, Source
+from datamodules.preparation.examining import Examined
+from datamodules.preparation.exhibits import FILE as EXAMPLES
+from datamodules.preparation.journal import FOLDER, LOCK, Journal, Progress
+from datamodules.preparation.lock import locked
+from datamodules.preparation.recipe import VERSION, Recipe, is_prepared
+from datamodules.preparation.selection import Selection
+from datamodules.preparation.step import Step
+from datamodules.preparation.tally import Tally
+from datamodules.shards.index import build_index, index_path
+from datamodules.shards.whole import FULL, DiskFullError, no_room, sync_folder, write_whole
+from datamodules.shards.writer import shard_name, write_shard
+from datamodules.sources.source import Dropped, Note, Sample
 
-VERSION = 1
-CHUNK_SAMPLES = 32
-CHUNKS_AHEAD = 8
-NAMES_KEPT = 20
-
-_sets: dict[str, "SampleSet"] = {}  # in a worker process: every set, by its name
-Examined = tuple[Sample | Dropped | Note, list[Hashable]]
-
-
-@dataclass
-class SampleSet:
-    """What one set of shards is made from."""
-
-    source: Source
-    """The layout of the raw data, by class path; `datamodules/sources/` has one file per layout."""
-    filters: list[Filter] | None = None
-    """Filters in order; by default those for undecodable media and for empty texts."""
-    max_samples: int = 1000
-    """The most samples in one shard."""
-
-    def __post_init__(self) -> None:
-        if self.filters is None:
-            self.filters = [Undecodable(), EmptyText()]
-
-    def description(self) -> dict:
-        """Return what the set is made from as plain values: equal descriptions make equal shards."""
-        return {
-            "version": VERSION,
-            "source": describe(self.source),
-            "files": self.source.fingerprint(),
-            "filters": [describe(chosen) for chosen in self.filters],
-            "max_samples": self.max_samples,
-        }
+SPILL = ".spill"
+MANIFEST = "manifest.json"
 
 
-@dataclass
-class Tally:
-    """What became of a source's samples."""
+class Engine(Protocol):
+    """Where samples are examined: in worker processes of this machine, or on many machines."""
 
-    kept: int = 0
-    members: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    dropped_names: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[Note] = field(default_factory=list)
+    def examine(
+        self, name: str, items: Iterable[Sample | Dropped], first: int, total: int, spill: Path
+    ) -> Iterator[Examined]:
+        """Yield what comes of items, in order, a bounded number ahead.
 
-    def keep(self, sample: Sample) -> None:
-        """Count a sample that goes into the shards."""
-        self.kept += 1
-        self.members.update(sample.members.keys())
-
-    def drop(self, dropped: Dropped) -> None:
-        """Count a sample that does not, by reason; the first names of each reason are remembered."""
-        self.dropped[dropped.reason] += 1
-        names = self.dropped_names.setdefault(dropped.reason, [])
-        if len(names) < NAMES_KEPT:
-            names.append(dropped.name)
+        Args:
+            name: of the set.
+            items: of its source, from number `first` on.
+            first: number of the first item.
+            total: about how many there are.
+            spill: a folder, there or not, for what is too large to stay in memory.
+        """
+        ...
 
 
-def is_prepared(folder: Path, description: dict) -> bool:
-    """Return whether `folder` holds the very set that `description` asks for.
+def prepare_set(
+    folder: Path,
+    recipe: Recipe,
+    description: dict,
+    engine: Engine,
+    progress: Callable[[int, Tally], None],
+    total: int,
+) -> dict:
+    """Write one set into `folder` and return its manifest; until it is whole it stands under another name.
+
+    What an earlier run left there of the same set is gone on with, what it left of another is thrown away.
+
+    Args:
+        folder: where the set goes; not there yet, or empty.
+        recipe: the source and what is done to its samples.
+        description: `recipe.description()`, kept in the manifest so that a later run knows the set again.
+        engine: examines samples; knows the set under `folder.name`.
+        progress: called now and then with the number of samples kept and the tally.
+        total: about how many items the source has, `len(recipe.source)`.
+
+    Raises:
+        ValueError: no sample is left, or another process prepares this set.
+        DiskFullError: there is no room; the same command goes on once there is.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    description = json.loads(json.dumps(description))
+    with explained(unfinished), locked(unfinished):
+        if is_prepared(folder, description):  # by a run that held the lock until now
+            shutil.rmtree(unfinished)
+            return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not is_complete(unfinished, description):
+            making = Making(unfinished, recipe, description)
+            making.make_shards(engine, folder.name, total, progress)
+            making.finish(folder.name)
+        for name in (FOLDER, SPILL):
+            shutil.rmtree(unfinished / name, ignore_errors=True)
+        sync_folder(unfinished)
+        os.replace(unfinished, folder)
+        sync_folder(folder.parent)
+        (folder / LOCK).unlink(missing_ok=True)
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def is_done(folder: Path, description: dict) -> bool:
+    """Return whether the set is there; removes the lock of a run that was killed after it gave the folder its name.
 
     Raises:
         ValueError: the folder holds something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    is_there = is_prepared(folder, description)
+    if is_there:
+        (folder / LOCK).unlink(missing_ok=True)
+    return is_there
+
+
+def is_complete(unfinished: Path, description: dict) -> bool:
+    """Return whether a run wrote the manifest, which it does last, and ended before it gave the folder its name."""
+    try:
+        manifest = json.loads((unfinished / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return False
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        raise ValueError(
-            f"{folder} exists without a manifest.json; expected a prepared set, or nothing. Move it away."
-        )
-    found = json.loads(manifest.read_text(encoding="utf-8")).get("made_from", {})
-    if found != description:
-        raise ValueError(
-            f"{folder} was prepared otherwise: {'; '.join(differences(found, description))}. "
-            "Remove the folder to prepare it anew, or choose another."
-        )
-    return True
+    return manifest["made_from"] == description
 
 
-def differences(found: object, expected: object, name: str = "") -> list[str]:
-    """Return what differs between two nested plain values, a line each."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        keys = sorted(found.keys() | expected.keys())
-        nested = (differences(found.get(key), expected.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
-        return [line for lines in nested for line in lines]
-    return [] if found == expected else [f"{name}: found {found!r}, expected {expected!r}"]
+class explained:
+    """Says on which disk there is no room, and that nothing whole is lost."""
+
+    def __init__(self, unfinished: Path) -> None:
+        self.unfinished = unfinished
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            error = no_room(Path(error.filename or self.unfinished / "a file"), None, error)
+        if isinstance(error, DiskFullError):
+            whole = len(list((self.unfinished / FOLDER).glob("[0-9]*.json")))
+            raise DiskFullError(
+                f"{error}. {whole} whole shards stay in {self.unfinished}. "
+                "Make room and run the same command again: it goes on behind them."
+            ) from error
 
 
-def prepare_set(
-    folder: Path, chosen: SampleSet, description: dict, pool: Executor, progress: Callable[[Tally], None]
-) -> dict:
-    """Write one set into `folder` and return its manifest; until it is whole it stands under another name.
+class Making:
+    """One run at an unfinished set."""
 
-    Args:
-        folder: where the set goes; not there yet, or empty.
-        chosen: the source and the filters.
-        description: `chosen.description()`, kept in the manifest so that a later run knows the set again.
-        pool: worker processes, started with `start_worker`, that know the set under `folder.name`.
-        progress: called after each sample.
+    def __init__(self, unfinished: Path, recipe: Recipe, description: dict) -> None:
+        self.unfinished, self.recipe, self.description = unfinished, recipe, description
+        self.steps: list[Step] = recipe.steps or []
+        self.selection = Selection(recipe.filters or [])
+        self.journal = Journal(unfinished, description)
+        self.progress: Progress = self.journal.resume(self.selection, self.steps)
+        self.tally = self.progress.tally
+        self.pending: list[tuple[Sample, Mapping[str, float]]] = []
+        self.pending_bytes = 0
 
-    Raises:
-        ValueError: no sample is left.
-    """
-    from datamodules.shards.index import build_index
-    from datamodules.shards.writer import write_shards
+    def make_shards(
+        self, engine: Engine, name: str, total: int, progress: Callable[[int, Tally], None]
+    ) -> None:
+        """Write all shards that are not there yet."""
+        first, num_taken = self.progress.source_item, self.progress.num_taken
+        items = islice(iter(self.recipe.source), first, None)
+        for examined in engine.examine(name, items, first, total, self.unfinished / SPILL):
+            if examined.source_item == first and num_taken > 0:
+                num_taken -= 1  # of the item that the last whole shard ended in
+                continue
+            self.take(examined)
+            progress(self.tally.kept + len(self.pending), self.tally)
+        self.flush()
 
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    tally = Tally()
-    kept = keep(examine(chosen.source, folder.name, pool), chosen.filters, tally, progress)
-    shards = write_shards(
-        ({"__key__": sample.key, **sample.members} for sample in kept),
-        unfinished,
-        max_samples=chosen.max_samples,
-    )
-    if not tally.kept:
-        raise ValueError(
-            f"found no good sample in {chosen.source.path}, dropped: {dict(tally.dropped)}; expected at least one. "
-            f"Look at {next(iter(tally.dropped_names.values()), ['the source'])[0]}, or change the filters."
-        )
-    for shard in shards:
-        build_index(unfinished / shard["name"])
-    manifest = {
-        "version": VERSION,
-        "set": folder.name,
-        "samples": tally.kept,
-        "shards": shards,
-        "members": dict(sorted(tally.members.items())),
-        "dropped": dict(sorted(tally.dropped.items())),
-        "dropped_names": dict(sorted(tally.dropped_names.items())),
-        **chosen.source.report(unfinished, tally.notes),
-        "made_from": description,
-    }
-    write_synced(unfinished / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    os.replace(unfinished, folder)
-    return manifest
-
-
-def start_worker(sets: dict[str, SampleSet]) -> None:
-    """Give a worker process every set, once, instead of with each piece of work."""
-    _sets.update(sets)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, and that ends its workers
-
-
-def examine(source: Source, name: str, pool: Executor) -> Iterator[Examined]:
-    """Load and examine a source's samples in worker processes, a bounded number ahead; yields in the source's order."""
-    samples, ahead = iter(source), deque()
-    while chunk := list(islice(samples, CHUNK_SAMPLES)):
-        ahead.append(pool.submit(examine_chunk, name, chunk))
-        if len(ahead) == CHUNKS_AHEAD:
-            yield from ahead.popleft().result()
-    for future in ahead:
-        yield from future.result()
-
-
-def examine_chunk(name: str, chunk: list[Sample | Dropped]) -> list[Examined]:
-    """Make, load and examine a few samples in a worker process."""
-    chosen = _sets[name]
-    return [examined for item in chunk for examined in examine_one(item, chosen.source, chosen.filters)]
-
-
-def examine_one(item: Sample | Dropped, source: Source, filters: list[Filter]) -> Iterator[Examined]:
-    """Make the samples of one that the source iterated, load each and collect what each filter finds in it."""
-    for made in source.expand(item) if isinstance(item, Sample) else [item]:
-        if not isinstance(made, Sample):
-            yield made, []
-            continue
-        try:
-            loaded = load(made)
-            yield loaded, [chosen.examine(loaded) for chosen in filters]
-        except Reject as rejected:
-            yield Dropped(made.name, str(rejected)), []
-
-
-def keep(
-    examined: Iterable[Examined], filters: list[Filter], tally: Tally, progress: Callable[[Tally], None]
-) -> Iterator[Sample]:
-    """Yield the samples that every filter keeps, under keys that occur once; count them and the rest."""
-    keys: set[str] = set()
-    numbers = count(2)
-    for item, findings in examined:
+    def take(self, examined: Examined) -> None:
+        """Note, drop or keep what came of an item; writes a shard when it is full."""
+        item = examined.item
+        size = sum(map(len, item.members.values())) if isinstance(item, Sample) else 0
+        if self.pending and (
+            len(self.pending) == self.recipe.max_samples or self.pending_bytes + size > self.recipe.max_bytes
+        ):
+            self.flush()
         if isinstance(item, Note):
-            tally.notes.append(item)
-            continue
-        if isinstance(item, Sample):
-            judged = (chosen.judge(finding) for chosen, finding in zip(filters, findings, strict=True))
-            reason = next(filter(None, judged), None)
-            item = Dropped(item.name, reason) if reason else item
-        if isinstance(item, Dropped):
-            tally.drop(item)
+            self.tally.note(item)
+        elif isinstance(item, Dropped):
+            self.tally.drop(item)
+            self.count_error(examined)
+        elif isinstance(chosen := self.selection(examined), Dropped):
+            self.tally.drop(chosen)
         else:
-            tally.keep(item)
-            key = item.key
-            while key in keys:
-                key = f"{item.key}-{next(numbers)}"
-            keys.add(key)
-            yield replace(item, key=key)
-        progress(tally)
+            self.pending.append((chosen, examined.measures))
+            self.pending_bytes += size
+        is_same = examined.source_item == self.progress.source_item
+        self.progress.num_taken = self.progress.num_taken + 1 if is_same else 1
+        self.progress.source_item = examined.source_item
+
+    def count_error(self, examined: Examined) -> None:
+        """Stop where too many samples fail for no known reason: that is a mistake in the program, not in the data.
+
+        Raises:
+            ValueError: there are more than `max_errors`.
+        """
+        self.tally.errors += examined.is_error
+        if self.tally.errors > self.recipe.max_errors and isinstance(dropped := examined.item, Dropped):
+            raise ValueError(
+                f"{self.tally.errors} samples failed for no known reason, the last: {dropped.reason}: {dropped.name}; "
+                f"expected at most max_errors = {self.recipe.max_errors}. What is named there may be wrong itself."
+            )
+
+    def flush(self) -> None:
+        """Run the steps over the pending samples, write what they keep as a shard, and enter it in the journal."""
+        kept = []
+        for item, measures in self.stepped():
+            if isinstance(item, Dropped):
+                self.tally.drop(item)
+            else:
+                self.tally.keep(item, measures)
+                kept.append(item)
+        self.pending, self.pending_bytes = [], 0
+        if not kept:
+            return
+        tar = self.unfinished / shard_name(len(self.progress.shards))
+        shard = write_shard([{"__key__": sample.key, **sample.members} for sample in kept], tar)
+        build_index(tar)
+        if not index_path(tar).exists():
+            raise no_room(index_path(tar), None, OSError())
+        self.progress.shards.append(shard)
+        self.journal.write(self.progress, self.steps)
+
+    def stepped(self) -> list[tuple[Sample | Dropped, Mapping[str, float]]]:
+        """Return what becomes of the pending samples in the steps.
+
+        Raises:
+            ValueError: a step returns another number than it was given, or members that are not bytes.
+        """
+        results: list[Sample | Dropped] = [sample for sample, _ in self.pending]
+        for step in self.steps:
+            samples = [result for result in results if isinstance(result, Sample)]
+            made = step(samples) if samples else []
+            if len(made) != len(samples):
+                raise ValueError(
+                    f"{type(step).__name__} was given {len(samples)} samples and returned {len(made)}"
+                )
+            after = iter(made)
+            results = [next(after) if isinstance(result, Sample) else result for result in results]
+        # A step may not change a key: they were made to occur once.
+        keyed = [
+            replace(result, key=sample.key) if isinstance(result, Sample) else result
+            for result, (sample, _) in zip(results, self.pending, strict=True)
+        ]
+        return list(zip(keyed, (measures for _, measures in self.pending), strict=True))
+
+    def finish(self, name: str) -> None:
+        """Write the examples for the report, and the manifest, which says that all is there.
+
+        Raises:
+            ValueError: no sample was kept.
+        """
+        tally, recipe = self.tally, self.recipe
+        if not tally.kept:
+            shutil.rmtree(self.unfinished)
+            raise ValueError(
+                f"found no good sample in {recipe.source.path}, dropped: {dict(tally.dropped)}; expected at least one. "
+                f"Look at {next(iter(tally.dropped_names.values()), ['the source'])[0]}, or change the filters."
+            )
+        manifest: dict[str, Any] = {
+            "version": VERSION,
+            "set": name,
+            "samples": tally.kept,
+            "bytes": sum(shard["bytes"] for shard in self.progress.shards),
+            "shards": self.progress.shards,
+            "members": dict(sorted(tally.members.items())),
+            "dropped": dict(sorted(tally.dropped.items())),
+            "dropped_names": dict(sorted(tally.dropped_names.items())),
+            **recipe.source.report(self.unfinished, tally.notes),
+        }
+        for step in self.steps:
+            manifest |= step.report()
+        manifest["made_from"] = self.description
+        examples = json.dumps(tally.exhibits.to_plain(), ensure_ascii=False, separators=(",", ":"))
+        write_whole(self.unfinished / EXAMPLES, examples.encode("utf-8", "replace"))
+        for path in self.unfinished.iterdir():
+            sync(path)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.unfinished / MANIFEST, text.encode("utf-8", "surrogateescape"))
 
 
-def describe(built: object) -> dict:
-    """Return the class path and the init arguments of a source, filter or the like as plain values."""
-    arguments = {each.name: getattr(built, each.name) for each in fields(built) if each.init}
-    return {
-        "class_path": f"{type(built).__module__}.{type(built).__qualname__}",
-        "init_args": {name: plain(value) for name, value in arguments.items()},
-    }
-
-
-def plain(value: object) -> object:
-    """Return an init argument as JSON can hold it."""
-    if is_dataclass(value):
-        return describe(value)
-    return str(value) if isinstance(value, Path) else value
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def sync(path: Path) -> None:
+    """Wait until a file that a source, step or report wrote is on the disk."""
+    if path.is_file() and path.name != LOCK:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())

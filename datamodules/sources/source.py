@@ -134,3 +134,10 @@ def walk(folder: Path | str, suffixes: frozenset[str]) -> list[Path]:
 def key_of(name: str) -> str:
     """Return `name` as a key of a shard: letters, digits, `_` and `-`; folders are joined by `-`."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name.replace("/", "-"))
+
+
+def shortened(key: str, max_characters: int = 128) -> str:
+    """Return a key that file systems and tars take; where it is longer, its end becomes a hash of all of it."""
+    if len(key) <= max_characters:
+        return key
+    return f"{key[: max_characters - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from stages.cli import command
-from stages.prepare import prepare
+from stages.prepare.inspect import inspect
+from stages.prepare.prepare import prepare
 
 
 def jpeg(colour):
@@ -203,10 +204,76 @@ def test_names_that_make_the_same_key_stay_apart(tmp_path):
         assert len({member.name for member in tar}) == 3
 
 
+def test_long_texts_are_cut_where_the_config_says_so(tmp_path, raw):
+    (raw / "long.txt").write_text("One sentence. " * 20)
+    run("--config", written(tmp_path, raw, chunk={"text": {"length": 60, "overlap": 15}}))
+    manifest = manifest_of(tmp_path / "out/scenes")
+    assert manifest["made_from"]["chunk"]["init_args"]["text"]["init_args"]["length"] == 60
+    with tarfile.open(tmp_path / "out/scenes/000000.tar") as tar:
+        names = {member.name for member in tar}
+    assert {"long-c000.txt", "long-c001.txt", "long-c001.chunk.json", "a.txt"} <= names
+    assert "a.chunk.json" not in names
+
+
+def test_other_chunks_or_sizes_make_another_set(config, tmp_path, raw, capsys):
+    run("--config", config)
+    message = refused(capsys, "--config", written(tmp_path, raw, chunk={"sound": {"seconds": 5}}))
+    assert "prepared otherwise: chunk: found None" in message
+    assert "max_bytes: found" in refused(capsys, "--config", written(tmp_path, raw, max_bytes=5))
+
+
+def test_settings_that_cannot_work_are_refused(tmp_path, raw, capsys):
+    assert "at least 1" in refused(capsys, "--config", written(tmp_path, raw, max_samples=0))
+    assert "half of" in refused(capsys, "--config", written(tmp_path, raw, chunk={"text": {"overlap": 1500}}))
+    assert "expected engine ray" in refused(capsys, "--config", written(tmp_path, raw), "--address", "auto")
+
+
+def inspected(capsys, *args):
+    command(inspect, args=[str(arg) for arg in args], as_positional=True)
+    return capsys.readouterr().out
+
+
+def test_inspect_tells_what_is_in_shards_and_what_the_manifest_says(config, tmp_path, capsys):
+    run("--config", config)
+    capsys.readouterr()
+    told = inspected(capsys, tmp_path / "out/scenes")
+    for line in (
+        "3 samples in 1 shards",
+        "1 samples have flac jpg txt",
+        "sounds: min 0.1, median 0.1, max 0.1 s",
+        "dropped: exact duplicate: 1, e",
+        "filters: Undecodable, EmptyText, ExactDuplicates",
+    ):
+        assert line in " ".join(told.split()), told
+    found = json.loads(inspected(capsys, tmp_path / "out/scenes", "--as_json", "true"))
+    assert found["samples"] == 3 == found["members"]["txt"]["count"]
+    assert found["manifest"]["dropped"]["empty text"] == 1
+
+
+def test_inspect_tells_the_problems_of_shards_of_others(tmp_path, capsys):
+    with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
+        for name, data in {"a.pkl": b"code", "a.jpg": b"no picture", "b.txt": b"text"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    told = " ".join(inspected(capsys, tmp_path / "theirs.tar").split())
+    assert "problem: unsafe_member: 1 left out, the first a.pkl" in told
+    assert "problem: 1 of .jpg cannot be opened" in told
+    assert "no manifest" in told
+
+
+def test_inspect_refuses_a_folder_without_shards(tmp_path, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        inspected(capsys, tmp_path)
+    assert refusal.value.code == 2
+    assert "holds no .tar" in capsys.readouterr().err
+
+
 def test_preparing_imports_neither_torch_nor_lightning():
     import subprocess
     import sys
 
-    code = "import stages.prepare, sys; print({'torch', 'lightning', 'librosa', 'av'} & set(sys.modules))"
+    heavy = {"torch", "lightning", "librosa", "av", "ray", "webdataset"}
+    code = f"import stages.prepare.__main__, sys; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -11,6 +11,7 @@ from datamodules.preparation.cleaning import (
     EmptyText,
     ExactDuplicates,
     Reject,
+    Rejected,
     TextLength,
     Undecodable,
     load,
@@ -55,7 +56,7 @@ TONE = np.sin(np.arange(16_000) / 10)
 )
 def test_good_media_pass(members):
     chosen = Undecodable()
-    assert chosen.judge(chosen.examine(sample(**members))) is None
+    assert chosen.judge(chosen.examine(sample(**members)), "k") is None
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,8 @@ def test_only_samples_equal_in_all_members_are_duplicates():
             sample(txt=b"ajpg 1 b"),
         )
     ]
-    assert [duplicates.judge(finding) for finding in findings] == [None, "exact duplicate", None, None]
+    verdicts = [duplicates.judge(finding, key) for finding, key in zip(findings, "abcd", strict=True)]
+    assert verdicts == [None, Rejected("exact duplicate", twin="a"), None, None]
 
 
 @pytest.mark.parametrize(

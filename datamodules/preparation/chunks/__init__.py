@@ -1,0 +1,1 @@
+"""Long texts, sounds and videos in pieces that overlap, and pieces put together again."""

@@ -1,0 +1,145 @@
+"""What worker processes do with the items of a source: make the samples of each, cut, load and examine them."""
+
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.preparation.chunks.chunking import Chunks
+from datamodules.preparation.cleaning import Filter, Reject, load, read
+from datamodules.preparation.exhibits import Worth
+from datamodules.preparation.measures import measure
+from datamodules.preparation.recipe import Recipe
+from datamodules.shards.index import MAX_MEMBER_BYTES, UNSAFE_MEMBERS
+from datamodules.sources.source import Dropped, Member, Note, Sample, Slice, Source, key_of, shortened
+
+MAX_SHOWN_BYTES = 1 << 20
+MAX_NAME_CHARACTERS = 300
+SUFFIX = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+class Examined(NamedTuple):
+    """One thing that came of a source's item."""
+
+    source_item: int
+    """Which item of the source, counted from 0."""
+    item: Sample | Dropped | Note
+    findings: tuple[Hashable, ...] = ()
+    """What each filter found in a sample."""
+    measures: Mapping[str, float] = {}
+    """What the report shows of a sample as histograms."""
+    is_error: bool = False
+    """Whether a sample was dropped because something failed on it that should have known it."""
+
+
+@dataclass
+class Examiner:
+    """Examines a source's items: each comes out as any number of loaded samples, drops and notes, in order."""
+
+    source: Source
+    chunk: Chunks | None
+    filters: Sequence[Filter]
+    worth: Worth = field(default_factory=Worth, init=False)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Examiner":
+        """Return the half of a recipe that worker processes need."""
+        return cls(recipe.source, recipe.chunk, recipe.filters or [])
+
+    def __call__(self, first: int, items: Sequence[Sample | Dropped]) -> Iterator[Examined]:
+        """Yield what comes of items, the first of which is number `first` of the source."""
+        for number, item in enumerate(items, start=first):
+            yield from self.examine(number, item)
+
+    def examine(self, number: int, item: Sample | Dropped) -> Iterator[Examined]:
+        """Yield what comes of one item; what fails on it is dropped, and the rest of the item with it."""
+        if not isinstance(item, Sample):
+            yield Examined(number, item)
+            return
+        try:
+            for made in self.source.expand(item):
+                if isinstance(made, Sample):
+                    yield from self.examine_sample(number, made)
+                else:
+                    yield Examined(number, made)
+        except ImportError:
+            raise  # a package is missing: no sample will do
+        except (
+            Exception
+        ) as error:  # readers of strangers' files raise anything; it is counted, named and shown
+            yield self.failed(number, self.source, item, error)
+
+    def examine_sample(self, number: int, made: Sample) -> Iterator[Examined]:
+        """Yield what comes of one sample that the source made: itself, or its chunks."""
+        made = replace(made, key=shortened(key_of(made.key) or "sample"))
+        part: object = self.chunk
+        try:
+            for sample in self.chunk(made) if self.chunk else [made]:
+                part = self.source
+                try:
+                    check_members(sample)
+                    sample = load(sample)
+                    findings = []
+                    for part in self.filters:
+                        findings.append(part.examine(sample))
+                    yield Examined(number, sample, tuple(findings), measure(sample))
+                except Reject as rejected:
+                    yield Examined(number, self.dropped(sample, str(rejected)))
+                except ImportError:
+                    raise
+                except Exception as error:
+                    yield self.failed(number, part, sample, error)
+                part = self.chunk
+        except Reject as rejected:
+            yield Examined(number, self.dropped(made, str(rejected)))
+        except ImportError:
+            raise
+        except Exception as error:
+            yield self.failed(number, part, made, error)
+
+    def failed(self, number: int, part: object, sample: Sample, error: Exception) -> Examined:
+        """Return a sample as dropped because `part` failed on it."""
+        named = replace(sample, name=f"{sample.name} ({type(error).__name__}: {error})"[:MAX_NAME_CHARACTERS])
+        return Examined(number, self.dropped(named, f"{type(part).__name__} failed"), is_error=True)
+
+    def dropped(self, sample: Sample, reason: str) -> Dropped:
+        """Return a sample as dropped, with its members if it may come to be shown."""
+        return Dropped(sample.name, reason, sample=small(sample) if self.worth(sample.name, reason) else None)
+
+
+def check_members(sample: Sample) -> None:
+    """Refuse what cannot stand in a shard, before it is read.
+
+    Raises:
+        Reject: there is no member, or one whose name could stand for code or a path, or one that is too large.
+    """
+    if not sample.members:
+        raise Reject("no member")
+    for suffix, member in sample.members.items():
+        if not SUFFIX.fullmatch(suffix) or not UNSAFE_MEMBERS.isdisjoint(suffix.split(".")):
+            raise Reject("unsafe member")
+        if size_of(member) > MAX_MEMBER_BYTES:
+            raise Reject("member too large")
+
+
+def size_of(member: Member) -> int:
+    """Return the size of a member in bytes; 0 where a file is missing, which reading it will tell."""
+    if isinstance(member, Path):
+        with suppress(OSError):
+            return member.stat().st_size
+        return 0
+    return member.size if isinstance(member, Slice) else len(member)
+
+
+def small(sample: Sample) -> Sample:
+    """Return the sample with those of its members that together are small enough to be shown."""
+    members: dict[str, Member] = {}
+    room = MAX_SHOWN_BYTES
+    for suffix, member in sample.members.items():
+        if size_of(member) <= room:
+            with suppress(OSError):
+                members[suffix] = read(member)
+                room -= size_of(member)
+    return replace(sample, members=members)

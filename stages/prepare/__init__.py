@@ -1,0 +1,1 @@
+"""Prepare: from media to shards."""
