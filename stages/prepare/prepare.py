@@ -11,11 +11,21 @@ from datamodules.preparation.local_engine import LocalEngine
 from datamodules.preparation.ray_engine import RayEngine
 from datamodules.preparation.recipe import Recipe
 from datamodules.preparation.sets import is_done, prepare_set
+from datamodules.sources.audio_set import AudioCaps, AudioSet  # noqa: F401
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
+from datamodules.sources.coco_captions import CocoCaptions  # noqa: F401
+from datamodules.sources.ego4d import Ego4D  # noqa: F401
 from datamodules.sources.folder import Folder  # noqa: F401
+from datamodules.sources.img2dataset import Img2Dataset  # noqa: F401
+from datamodules.sources.librispeech import LibriSpeech  # noqa: F401
 from datamodules.sources.llava_json import LlavaJson  # noqa: F401
+from datamodules.sources.localized_narratives import LocalizedNarratives  # noqa: F401
+from datamodules.sources.open_images import OpenImages  # noqa: F401
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
+from datamodules.sources.text_table import TextTable  # noqa: F401
+from datamodules.sources.visual_questions import VisualQuestions  # noqa: F401
+from datamodules.sources.voxceleb import VoxCeleb  # noqa: F401
 from stages.prepare.progress import Progress
 from stages.prepare.report import FILE as REPORT
 from stages.prepare.report import write_report
