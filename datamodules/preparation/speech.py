@@ -141,6 +141,23 @@ class Speaker:
         return head, self.process.stdout.read(head.get("num_bytes", 0))
 
 
+def check_voice(voice: str) -> None:
+    """Refuse a language that espeak-ng does not speak.
+
+    Raises:
+        SpeechError: there is no such voice, and what to do.
+    """
+    with Speaker() as speaker:
+        try:
+            speaker.say(Utterance("a", voice=voice))
+        except SpeechError as error:
+            raise SpeechError(
+                f"espeak-ng cannot speak {voice!r} ({error}); expected one of its languages, such as 'en-us' or 'de'. "
+                "Name another `voice`, or align by datamodules.preparation.alignment.activity.Activity, which does not "
+                "need to know the language."
+            ) from error
+
+
 def sounding(waveform: np.ndarray) -> tuple[int, int]:
     """Return where in waveform (samples,) the sound starts and stops: all outside is 40 dB below the peak."""
     loud = np.flatnonzero(np.abs(waveform) > SILENCE * np.abs(waveform).max(initial=0))

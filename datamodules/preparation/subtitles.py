@@ -2,15 +2,21 @@
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
-TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]?\d)[,.](\d{1,3})"
-TIMING = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?")
+from datamodules.preparation.encodings import decode
+
+TIME = r"(-?)(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[,.](\d{1,3})"
+TIMING = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?", re.ASCII)
 MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 CUE_NUMBER_OR_TIME = re.compile(r"[\d:,.\s-]+")
-BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+VTT_HEADER = re.compile(r"WEBVTT(?:[ \t].*)?$")
+MAX_BYTES = 64_000_000
 
 
 class SubtitleError(ValueError):
@@ -26,30 +32,65 @@ class Cue:
     text: str
 
 
-def read_subtitles(path: Path) -> tuple[list[Cue], int]:
-    """Return a file's cues in order of their start, and how many more had to be skipped.
+class Subtitles(NamedTuple):
+    """What a file holds, and what was wrong with it."""
+
+    cues: list[Cue]
+    """In order of their start."""
+    skipped: dict[str, int]
+    """How many cues cannot be used, by reason."""
+    notes: dict[str, int]
+    """How many cues were `unordered` and sorted, or are `overlapping` and left so: two may speak at once."""
+    encoding: str
+
+    @property
+    def num_skipped(self) -> int:
+        """How many cues cannot be used."""
+        return sum(self.skipped.values())
+
+
+class UnusableCue(ValueError):
+    """A cue that is skipped; the message is the reason."""
+
+
+def read_subtitles(path: Path) -> Subtitles:
+    """Return a file's cues in order of their start, and what had to be skipped.
 
     Cue numbers are not looked at; `,` and `.` both divide seconds; hours may be missing; markup is removed. A cue is
-    skipped when a time is malformed, negative or out of range, when it does not end after its start, or has no text.
+    skipped when a time is malformed, negative or out of range, when it does not end after its start, has no text, or
+    holds what the file's encoding cannot read. The encoding is found as `encodings.decode` tells.
 
     Raises:
-        SubtitleError: the file is not UTF-8 (or UTF-16 with a mark), a .vtt lacks its header line, or no cue is left.
+        SubtitleError: the file is no text or larger than 64 MB, a .vtt lacks its header line, or no cue is left.
     """
-    data = path.read_bytes()
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise SubtitleError(f"{path} is {size} bytes large; expected at most {MAX_BYTES}.")
     try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise SubtitleError(f"{path} is not {encoding}: {error}; expected UTF-8. Convert it.") from error
+        text, encoding = decode(path.read_bytes())
+    except ValueError as error:
+        raise SubtitleError(f"{path} cannot be read: {error}.") from error
     is_vtt = path.suffix.lower() == ".vtt"
-    if is_vtt and not text.startswith("WEBVTT"):
+    if is_vtt and not VTT_HEADER.match(text.partition("\n")[0].rstrip("\r").partition("\r")[0]):
         raise SubtitleError(f"{path} begins with {text[:20]!r}; expected the line WEBVTT.")
 
-    found = [cue_of(block) for block in blocks(text, is_vtt)]
-    cues = sorted((cue for cue in found if cue), key=lambda cue: cue.start_s)
-    if not cues:
-        raise SubtitleError(f"{path} holds no usable cue, {len(found)} unusable; expected at least one.")
-    return cues, len(found) - len(cues)
+    found, skipped = [], Counter()
+    for block in blocks(text, is_vtt):
+        try:
+            found.append(cue_of(block))
+        except UnusableCue as reason:
+            skipped[str(reason)] += 1
+    if not found:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in skipped.items()) or "none at all"
+        raise SubtitleError(f"{path} holds no usable cue ({reasons}); expected at least one.")
+    cues = sorted(found, key=lambda cue: cue.start_s)
+    notes = {
+        "unordered": sum(one.start_s > other.start_s for one, other in pairwise(found)),
+        "overlapping": sum(one.end_s > other.start_s for one, other in pairwise(cues)),
+    }
+    return Subtitles(
+        cues, dict(skipped), {kind: number for kind, number in notes.items() if number}, encoding
+    )
 
 
 def blocks(text: str, is_vtt: bool) -> Iterator[list[str]]:
@@ -64,18 +105,36 @@ def blocks(text: str, is_vtt: bool) -> Iterator[list[str]]:
             yield lines
 
 
-def cue_of(lines: list[str]) -> Cue | None:
-    """Return the cue of a timing line and its text, or None if it cannot be used."""
+def cue_of(lines: list[str]) -> Cue:
+    """Return the cue of a timing line and its text.
+
+    Raises:
+        UnusableCue: it cannot be used.
+    """
     timing = TIMING.fullmatch(lines[0])
+    if not timing:
+        raise UnusableCue("malformed time")
+    start_s, end_s = seconds(*timing.groups()[:5]), seconds(*timing.groups()[5:])
+    if start_s >= end_s:
+        raise UnusableCue("end not after start")
     text = " ".join(html.unescape(MARKUP.sub(" ", " ".join(lines[1:]))).split())
-    if not timing or not text:
-        return None
-    start_s, end_s = seconds(*timing.groups()[:4]), seconds(*timing.groups()[4:])
-    return Cue(start_s, end_s, text) if start_s < end_s else None
+    if not text:
+        raise UnusableCue("no text")
+    if "\ufffd" in text:
+        raise UnusableCue("undecodable text")
+    return Cue(start_s, end_s, text)
 
 
-def seconds(hours: str | None, minutes: str, rest: str, fraction: str) -> float:
-    """Return the parts of a timestamp as seconds."""
+def seconds(sign: str, hours: str | None, minutes: str, rest: str, fraction: str) -> float:
+    """Return the parts of a timestamp as seconds.
+
+    Raises:
+        UnusableCue: it is negative, or has more than 59 minutes or seconds.
+    """
+    if sign:
+        raise UnusableCue("negative time")
+    if int(minutes) > 59 or int(rest) > 59:
+        raise UnusableCue("time out of range")
     return int(hours or 0) * 3600 + int(minutes) * 60 + int(rest) + int(fraction.ljust(3, "0")) / 1000
 
 

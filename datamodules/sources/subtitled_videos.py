@@ -2,14 +2,16 @@
 
 import io
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.preparation.alignment import Aligner, Alignment, AlignmentError, Speech
+from datamodules.preparation.alignment.aligner import Aligner, Alignment, AlignmentError
+from datamodules.preparation.alignment.comparison import comparison, spread_ms, tried, truth_of
+from datamodules.preparation.alignment.picture import loudness_curve
+from datamodules.preparation.alignment.speech import Speech
 from datamodules.preparation.subtitles import Cue, SubtitleError, read_subtitles
 from datamodules.preparation.video import SAMPLING_RATE, VideoError, read_frames, read_sound
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
@@ -17,6 +19,8 @@ from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, wa
 VIDEO_SUFFIXES = frozenset({"mp4", "mkv", "webm"})
 SUBTITLE_SUFFIXES = ("srt", "vtt")
 MIN_SECONDS = 0.05
+IN_JSON_ONLY = frozenset({"cues", "loudness"})
+"""What the manifest leaves out of a clip."""
 REASONS = {
     SubtitleError: "unusable subtitles",
     VideoError: "undecodable video",
@@ -35,6 +39,8 @@ class SubtitledVideos(Source):
     """The folder; those below it are walked as well."""
     aligner: Aligner = field(default_factory=Speech)
     """How cues are found in the sound."""
+    compare: list[Aligner] = field(default_factory=list)
+    """Further methods to try on every video; the report then has a table of all. They change no sample."""
     max_seconds: float = 3600.0
     """Longer videos are dropped; cut them first."""
     max_pixels: int = 10_000_000
@@ -45,6 +51,17 @@ class SubtitledVideos(Source):
 
     def expects(self) -> str:
         return "videos (mp4, mkv, webm) with subtitles (srt, vtt) of the same stem"
+
+    def check(self) -> None:
+        """Refuse a source with nothing in it, and methods of alignment that cannot work here, before any work is done.
+
+        Raises:
+            FileNotFoundError: there is nothing to prepare.
+            SpeechError: espeak-ng does not speak the language of `aligner`.
+        """
+        super().check()
+        for aligner in [self.aligner, *self.compare]:
+            aligner.check()
 
     def videos(self) -> list[Path]:
         """Return the videos, with or without subtitles."""
@@ -80,7 +97,8 @@ class SubtitledVideos(Source):
             SubtitleError, VideoError, AlignmentError: the video cannot be used; nothing of it has been yielded.
         """
         video, name = clip.members["video"], clip.name
-        cues, num_skipped = read_subtitles(clip.members["subtitles"])
+        subtitles = read_subtitles(clip.members["subtitles"])
+        cues = subtitles.cues
         sound = read_sound(video, self.max_seconds)
         alignment = self.aligner(sound, cues)
         middles_s = (alignment.starts_s + alignment.ends_s) / 2
@@ -88,8 +106,14 @@ class SubtitledVideos(Source):
         pictures = dict(
             zip(in_time, read_frames(video, list(middles_s[in_time]), self.max_pixels), strict=True)
         )
-        yield Note("clip", summary(name, cues, alignment, clip.members.get("reference")))
-        yield from (Dropped(name, "unusable cue") for _ in range(num_skipped))
+        reference = clip.members.get("reference")
+        found = summary(name, cues, alignment, reference)
+        found |= {"encoding": subtitles.encoding, "skipped": subtitles.skipped, "notes": subtitles.notes}
+        yield Note("clip", found | {"loudness": loudness_curve(sound)})
+        for other in [self.aligner, *self.compare] if self.compare else []:
+            aligned = alignment if other is self.aligner else None
+            yield Note("comparison", tried(other, sound, subtitles.cues, reference, aligned=aligned))
+        yield from (Dropped(name, "unusable cue") for _ in range(subtitles.num_skipped))
         for index, cue in enumerate(cues):
             start, end = (
                 round(times[index] * SAMPLING_RATE) for times in (alignment.starts_s, alignment.ends_s)
@@ -104,7 +128,9 @@ class SubtitledVideos(Source):
     def report(self, folder: Path, notes: Sequence[Note] = ()) -> dict:
         """Return the manifest's summary of the alignment; the times of every cue go to `alignment.json`."""
         clips = [dict(note.content) for note in notes if note.kind == "clip"]
-        text = json.dumps({"clips": clips}, indent=1, ensure_ascii=False)
+        tries = [note.content for note in notes if note.kind == "comparison"]
+        content = {"clips": clips} | ({"comparison": comparison(tries)} if tries else {})
+        text = json.dumps(content, indent=1, ensure_ascii=False)
         (folder / "alignment.json").write_text(text + "\n", encoding="utf-8")
         known = [cue for clip in clips for cue in clip["cues"] if "true_s" in cue]
         errors = {
@@ -112,7 +138,9 @@ class SubtitledVideos(Source):
             for moment in ("before", "after")
         }
         alignment: dict = {
-            "clips": [{key: value for key, value in clip.items() if key != "cues"} for clip in clips]
+            "clips": [
+                {key: value for key, value in clip.items() if key not in IN_JSON_ONLY} for clip in clips
+            ]
         }
         if known:
             before, after = spread_ms(errors["before"]), spread_ms(errors["after"])
@@ -149,31 +177,22 @@ def summary(name: str, cues: list[Cue], alignment: Alignment, reference: Path | 
         "offset_s": round(alignment.line.offset_s, 3),
         "rate": round(alignment.line.rate, 5),
         "residual_ms": round(alignment.residual_ms, 1),
+        "mismatch": None if alignment.mismatch is None else round(alignment.mismatch, 3),
         "cues": listed,
     }
-    if reference:
-        truths = defaultdict(list)
-        for cue in read_subtitles(reference)[0]:
-            truths[cue.text].append(cue)
-        known = [entry for entry in listed if truths[entry["text"]]]
-        for entry in known:
-            truth = truths[entry["text"]].pop(0)
-            entry |= {"true_s": round(truth.start_s, 3), "true_end_s": round(truth.end_s, 3)}
-        if known:
-            clip |= {
-                "before_ms": spread_ms(np.array([entry["before_s"] - entry["true_s"] for entry in known])),
-                "after_ms": spread_ms(np.array([entry["after_s"] - entry["true_s"] for entry in known])),
-                "ends_after_ms": spread_ms(
-                    np.array([entry["after_end_s"] - entry["true_end_s"] for entry in known])
-                ),
-            }
+    right = {} if reference is None else truth_of(cues, read_subtitles(reference).cues)
+    for index, cue in right.items():
+        listed[index] |= {"true_s": round(cue.start_s, 3), "true_end_s": round(cue.end_s, 3)}
+    known = [listed[index] for index in sorted(right)]
+    if known:
+        clip |= {
+            "before_ms": spread_ms(np.array([entry["before_s"] - entry["true_s"] for entry in known])),
+            "after_ms": spread_ms(np.array([entry["after_s"] - entry["true_s"] for entry in known])),
+            "ends_after_ms": spread_ms(
+                np.array([entry["after_end_s"] - entry["true_end_s"] for entry in known])
+            ),
+        }
     return clip
-
-
-def spread_ms(errors_s: np.ndarray) -> dict[str, float]:
-    """Return median and 95th percentile of the sizes of errors (cues,), given in seconds, in milliseconds."""
-    median, p95 = np.quantile(1000 * np.abs(errors_s), (0.5, 0.95))
-    return {"median": round(float(median), 1), "p95": round(float(p95), 1)}
 
 
 def flac(waveform: np.ndarray) -> bytes:

@@ -9,6 +9,10 @@ import pytest
 import soundfile
 from PIL import Image
 
+from datamodules.preparation.alignment.activity import Activity
+from datamodules.preparation.alignment.speech import Speech
+from datamodules.preparation.alignment.timestamps import Timestamps
+from datamodules.preparation.speech import SpeechError
 from datamodules.preparation.subtitles import Cue, read_subtitles, write_subtitles
 from datamodules.sources.source import Dropped, Note, Sample
 from datamodules.sources.subtitled_videos import SubtitledVideos
@@ -73,7 +77,7 @@ def prepared(videos):
     items = [
         made for item in source for made in (source.expand(item) if isinstance(item, Sample) else [item])
     ]
-    return source, items, read_subtitles(videos / "clip_00.reference.srt")[0]
+    return source, items, read_subtitles(videos / "clip_00.reference.srt").cues
 
 
 def test_each_cue_becomes_a_sample_of_frame_sound_and_text(prepared):
@@ -114,3 +118,22 @@ def test_subtitles_without_a_video_are_nothing_to_prepare(tmp_path):
     write_subtitles(tmp_path / "a.srt", [Cue(0.0, 1.0, "x")])
     with pytest.raises(FileNotFoundError, match="found nothing to prepare"):
         SubtitledVideos(tmp_path).check()
+
+
+def test_methods_are_compared_on_every_clip(videos, tmp_path):
+    source = SubtitledVideos(videos, aligner=Speech(), compare=[Activity(), Timestamps()])
+    [clip] = [item for item in source if isinstance(item, Sample) and item.key == "clip_00"]
+    made = list(source.expand(clip))
+    source.report(tmp_path, [item for item in made if isinstance(item, Note)])
+    compared = json.loads((tmp_path / "alignment.json").read_text())["comparison"]
+    assert list(compared) == ["Speech", "Activity", "Timestamps"]
+    assert compared["Speech"]["median_error_ms"] <= 20 < 1000 < compared["Timestamps"]["median_error_ms"]
+    assert compared["Speech"]["worse_than_before"] == 0
+    assert [item for item in made if not isinstance(item, Note)] == [
+        item for item in SubtitledVideos(videos).expand(clip) if not isinstance(item, Note)
+    ]
+
+
+def test_a_language_that_cannot_be_spoken_is_refused_before_any_work(videos):
+    with pytest.raises(SpeechError, match="Activity"):
+        SubtitledVideos(videos, aligner=Speech(voice="no-such")).check()
