@@ -1,7 +1,5 @@
 """What worker processes do with the items of a source: make the samples of each, cut, load and examine them."""
 
-import re
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,15 +8,16 @@ from typing import NamedTuple
 
 from datamodules.preparation.chunks.chunking import Chunks
 from datamodules.preparation.cleaning import Filter, Reject, load, read
+from datamodules.preparation.exhibits import Worth
+from datamodules.preparation.measures import measure
 from datamodules.preparation.quality import Quality
 from datamodules.preparation.recipe import Recipe
-from datamodules.preparation.tally import EXHIBITS_KEPT, Measure
-from datamodules.shards.index import MAX_MEMBER_BYTES, UNSAFE_MEMBERS
+from datamodules.shards.names import is_safe
+from datamodules.shards.scan import MAX_MEMBER_BYTES
 from datamodules.sources.source import Dropped, Member, Note, Sample, Slice, Source, key_of, shortened
 
 MAX_SHOWN_BYTES = 1 << 20
 MAX_NAME_CHARACTERS = 300
-SUFFIX = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class Examined(NamedTuple):
@@ -42,14 +41,13 @@ class Examiner:
     source: Source
     chunk: Chunks | None
     filters: Sequence[Filter]
-    measure: Measure | None = None
     quality: Quality | None = None
-    shown: Counter[str] = field(default_factory=Counter, init=False)
+    worth: Worth = field(default_factory=Worth, init=False)
 
     @classmethod
-    def of(cls, recipe: Recipe, measure: Measure | None = None) -> "Examiner":
+    def of(cls, recipe: Recipe) -> "Examiner":
         """Return the half of a recipe that worker processes need."""
-        return cls(recipe.source, recipe.chunk, recipe.filters or [], measure, recipe.quality)
+        return cls(recipe.source, recipe.chunk, recipe.filters or [], recipe.quality)
 
     def __call__(self, first: int, items: Sequence[Sample | Dropped]) -> Iterator[Examined]:
         """Yield what comes of items, the first of which is number `first` of the source."""
@@ -90,8 +88,7 @@ class Examiner:
                     if self.quality:
                         part = self.quality
                         sample = self.quality(sample)
-                    measures = self.measure(sample) if self.measure else {}
-                    yield Examined(number, sample, tuple(findings), measures)
+                    yield Examined(number, sample, tuple(findings), measure(sample))
                 except Reject as rejected:
                     yield Examined(number, self.dropped(sample, str(rejected)))
                 except ImportError:
@@ -112,13 +109,8 @@ class Examiner:
         return Examined(number, self.dropped(named, f"{type(part).__name__} failed"), is_error=True)
 
     def dropped(self, sample: Sample, reason: str) -> Dropped:
-        """Return a sample as dropped; the first of each reason are shown with their members.
-
-        The first of all are among the first of each worker process: it works through the source in order.
-        """
-        self.shown[reason] += 1
-        is_shown = self.shown[reason] <= EXHIBITS_KEPT
-        return Dropped(sample.name, reason, sample=small(sample) if is_shown else None)
+        """Return a sample as dropped, with its members if it may come to be shown."""
+        return Dropped(sample.name, reason, sample=small(sample) if self.worth(sample.name, reason) else None)
 
 
 def check_members(sample: Sample) -> None:
@@ -130,7 +122,7 @@ def check_members(sample: Sample) -> None:
     if not sample.members:
         raise Reject("no member")
     for suffix, member in sample.members.items():
-        if not SUFFIX.fullmatch(suffix) or not UNSAFE_MEMBERS.isdisjoint(suffix.split(".")):
+        if not is_safe(suffix):
             raise Reject("unsafe member")
         if size_of(member) > MAX_MEMBER_BYTES:
             raise Reject("member too large")

@@ -11,7 +11,7 @@ from typing import Any
 
 from datamodules.preparation.selection import Selection
 from datamodules.preparation.step import Step
-from datamodules.preparation.tally import Exhibit, Tally
+from datamodules.preparation.tally import Tally
 from datamodules.shards.index import index_path
 from datamodules.shards.whole import sync_folder, write_whole
 from datamodules.sources.source import Note
@@ -45,7 +45,6 @@ class Journal:
         text = json.dumps(description, sort_keys=True)
         self.identity = hashlib.sha256(text.encode()).hexdigest()
         self.num_notes = 0
-        self.num_exhibits: dict[str, int] = {}
 
     def write(self, progress: Progress, steps: list[Step]) -> None:
         """Note that the last of the shards is whole and indexed: from here on it is never made again.
@@ -62,9 +61,7 @@ class Journal:
             "num_taken": progress.num_taken,
             "counts": tally.counts(),
             "notes": [[note.kind, note.content] for note in tally.notes[self.num_notes :]],
-            "exhibits": {
-                reason: shown[self.num_exhibits.get(reason, 0) :] for reason, shown in tally.exhibits.items()
-            },
+            "exhibits": tally.exhibits.news(),
             "judged": [[key, is_kept, packed(findings)] for key, is_kept, findings in selection.judged],
             "number": selection.number,
             "steps": [step.state() for step in steps],
@@ -80,14 +77,13 @@ class Journal:
     def seen(self, tally: Tally) -> None:
         """Remember how much of the tally is written."""
         self.num_notes = len(tally.notes)
-        self.num_exhibits = {reason: len(shown) for reason, shown in tally.exhibits.items()}
 
-    def resume(self, selection: Selection, steps: list[Step], exhibit: Exhibit | None) -> Progress:
+    def resume(self, selection: Selection, steps: list[Step]) -> Progress:
         """Return how far the set is, and clear away all that no entry vouches for.
 
         A shard counts if its entry is of this very set and all before it count as well.
         """
-        progress = Progress(selection, Tally(exhibit))
+        progress = Progress(selection, Tally())
         entry: dict[str, Any] = {}
         while read := self.entry(len(progress.shards)):
             entry = read
@@ -95,8 +91,7 @@ class Journal:
             judged = ((key, is_kept, unpacked(findings)) for key, is_kept, findings in entry["judged"])
             selection.replay(judged, entry["number"])
             progress.tally.notes += [Note(kind, content) for kind, content in entry["notes"]]
-            for reason, shown in entry["exhibits"].items():
-                progress.tally.exhibits.setdefault(reason, []).extend(shown)
+            progress.tally.exhibits.replay(entry["exhibits"])
         if entry:
             progress.source_item, progress.num_taken = entry["source_item"], entry["num_taken"]
             progress.tally.restore(entry["counts"])

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datamodules.preparation.examining import Examined
+from datamodules.preparation.exhibits import FILE as EXAMPLES
 from datamodules.preparation.journal import FOLDER, LOCK, Journal, Progress
 from datamodules.preparation.lock import locked
 from datamodules.preparation.recipe import VERSION, Recipe, is_prepared
 from datamodules.preparation.selection import Selection
 from datamodules.preparation.step import Step
-from datamodules.preparation.tally import Exhibit, Tally
+from datamodules.preparation.tally import Tally
 from datamodules.shards.index import build_index, index_path
 from datamodules.shards.whole import FULL, DiskFullError, no_room, sync_folder, write_whole
 from datamodules.shards.writer import shard_name, write_shard
@@ -54,8 +55,6 @@ def prepare_set(
     engine: Engine,
     progress: Callable[[int, Tally], None],
     total: int,
-    exhibit: Exhibit | None = None,
-    report: Callable[[Path, Mapping[str, Any], Tally], None] | None = None,
 ) -> dict:
     """Write one set into `folder` and return its manifest; until it is whole it stands under another name.
 
@@ -68,8 +67,6 @@ def prepare_set(
         engine: examines samples; knows the set under `folder.name`.
         progress: called now and then with the number of samples kept and the tally.
         total: about how many items the source has, `len(recipe.source)`.
-        exhibit: makes a preview of a sample, for the report.
-        report: writes files into the folder that is about to be whole.
 
     Raises:
         ValueError: no sample is left, or another process prepares this set.
@@ -82,9 +79,9 @@ def prepare_set(
             shutil.rmtree(unfinished)
             return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not is_complete(unfinished, description):
-            making = Making(unfinished, recipe, description, exhibit)
+            making = Making(unfinished, recipe, description)
             making.make_shards(engine, folder.name, total, progress)
-            making.finish(folder.name, report)
+            making.finish(folder.name)
         for name in (FOLDER, SPILL):
             shutil.rmtree(unfinished / name, ignore_errors=True)
         sync_folder(unfinished)
@@ -138,12 +135,12 @@ class explained:
 class Making:
     """One run at an unfinished set."""
 
-    def __init__(self, unfinished: Path, recipe: Recipe, description: dict, exhibit: Exhibit | None) -> None:
+    def __init__(self, unfinished: Path, recipe: Recipe, description: dict) -> None:
         self.unfinished, self.recipe, self.description = unfinished, recipe, description
         self.steps: list[Step] = recipe.steps or []
         self.selection = Selection(recipe.filters or [])
         self.journal = Journal(unfinished, description)
-        self.progress: Progress = self.journal.resume(self.selection, self.steps, exhibit)
+        self.progress: Progress = self.journal.resume(self.selection, self.steps)
         self.tally = self.progress.tally
         self.pending: list[tuple[Sample, Mapping[str, float]]] = []
         self.pending_bytes = 0
@@ -240,8 +237,8 @@ class Making:
         ]
         return list(zip(keyed, (measures for _, measures in self.pending), strict=True))
 
-    def finish(self, name: str, report: Callable[[Path, Mapping[str, Any], Tally], None] | None) -> None:
-        """Write the manifest, which says that all is there.
+    def finish(self, name: str) -> None:
+        """Write the examples for the report, and the manifest, which says that all is there.
 
         Raises:
             ValueError: no sample was kept.
@@ -267,8 +264,8 @@ class Making:
         for step in self.steps:
             manifest |= step.report()
         manifest["made_from"] = self.description
-        if report is not None:
-            report(self.unfinished, manifest, tally)
+        examples = json.dumps(tally.exhibits.to_plain(), ensure_ascii=False, separators=(",", ":"))
+        write_whole(self.unfinished / EXAMPLES, examples.encode("utf-8", "replace"))
         for path in self.unfinished.iterdir():
             sync(path)
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,6 +20,10 @@ JPEG_QUALITY = 92
 
 class VideoError(ValueError):
     """A video that cannot be used."""
+
+
+class NoTrackError(VideoError):
+    """A video that lacks the track that was asked for."""
 
 
 def sniff(path: Path) -> str:
@@ -38,15 +42,21 @@ def sniff(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> "Iterator[InputContainer]":
-    """Open a video that has pictures and sound; errors of FFmpeg become VideoError."""
+def opened(path: Path, *needs: Literal["pictures", "sound"]) -> "Iterator[InputContainer]":
+    """Open a video that has what is needed; errors of FFmpeg become VideoError.
+
+    Raises:
+        NoTrackError: it has no such track.
+        VideoError: it cannot be decoded.
+    """
     import av
 
     container_format = sniff(path)
     try:
         with av.open(str(path.resolve()), format=container_format) as container:
-            if not container.streams.video or not container.streams.audio:
-                raise VideoError(f"{path} lacks pictures or sound; expected both.")
+            tracks = {"pictures": container.streams.video, "sound": container.streams.audio}
+            if missing := [track for track in needs if not tracks[track]]:
+                raise NoTrackError(f"{path} has no {missing[0]}; expected a track of it.")
             yield container
     except av.FFmpegError as error:
         raise VideoError(f"{path} cannot be decoded: {error}.") from error
@@ -61,7 +71,7 @@ def read_sound(path: Path, max_seconds: float) -> np.ndarray:
     import av
 
     pieces, num_samples, first = [], 0, None
-    with opened(path) as container:
+    with opened(path, "sound") as container:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLING_RATE)
         for frame in container.decode(audio=0):
             first = round((frame.time or 0.0) * SAMPLING_RATE) if first is None else first
@@ -85,7 +95,7 @@ def read_frames(path: Path, times_s: list[float], max_pixels: int) -> list[bytes
     """
     pictures: list[bytes] = []
     shown = None
-    with opened(path) as container:
+    with opened(path, "pictures") as container:
         for frame in container.decode(video=0):
             if frame.width * frame.height > max_pixels:
                 raise VideoError(

@@ -1,9 +1,11 @@
 """A folder per class (as ImageNet's or Speech Commands'): the folder's name is the label of its images or sounds."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.sources.annotations import read_lines, require_files
 from datamodules.sources.source import (
     IMAGE_SUFFIXES,
     SOUND_SUFFIXES,
@@ -22,27 +24,57 @@ class ClassFolder(Source):
 
     path: Path
     """The folder that holds one folder per class."""
+    names: Path | None = None
+    """A file of folder names with what they mean, such as ImageNet's `LOC_synset_mapping.txt`, whose lines are like
+    `n01440764 tench, Tinca tinca`; classes then bear these names, in the order of the folders."""
 
     def files(self) -> list[Path]:
+        media = self.media()
+        return [*media, Path(self.names)] if media and self.names else media
+
+    def media(self) -> list[Path]:
+        """Return the images and sounds that lie in a folder below `path`."""
+        depth = len(Path(self.path).parts) + 1
         found = walk(self.path, IMAGE_SUFFIXES | SOUND_SUFFIXES)
-        return [file for file in found if file.parent != Path(self.path)]
+        return [file for file in found if len(file.parts) > depth]
 
     def expects(self) -> str:
         return "one folder per class with images or sounds in it"
 
-    def classes(self) -> list[str]:
-        """Return the names of the classes that hold media, sorted."""
-        return sorted({self.class_of(file) for file in self.files()})
+    def check(self) -> None:
+        super().check()
+        if self.names:
+            require_files(names=Path(self.names))
+            if not any(folder in self.meanings() for folder in self.folders()):
+                raise ValueError(
+                    f"{self.names} names none of the folders in {self.path}, the first of which is "
+                    f"{self.folders()[0]}; expected lines such as `n01440764 tench, Tinca tinca`."
+                )
 
-    def class_of(self, file: Path) -> str:
-        """Return the name of the class that `file` lies in: the first folder below `path`."""
+    def folders(self) -> list[str]:
+        """Return the names of the folders that hold media, sorted."""
+        return sorted({self.folder_of(file) for file in self.media()})
+
+    def folder_of(self, file: Path) -> str:
+        """Return the first folder below `path` that `file` lies in."""
         return file.relative_to(self.path).parts[0]
 
+    def meanings(self) -> dict[str, str]:
+        """Return folder -> class; where two folders mean the same, as ImageNet's two cranes, the folder is added."""
+        lines = [line for _, line in read_lines(Path(self.names))] if self.names else []
+        pairs = [line.split(None, 1) for line in lines if isinstance(line, str)]
+        named = {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+        times = Counter(named.values())
+        return {folder: f"{name} ({folder})" if times[name] > 1 else name for folder, name in named.items()}
+
     def report(self, folder: Path, notes: Sequence[Note] = ()) -> dict:
-        return {"classes": self.classes()}
+        meanings = self.meanings()
+        return {"classes": [meanings.get(name, name) for name in self.folders()]}
 
     def __iter__(self) -> Iterator[Sample | Dropped]:
-        for file in self.files():
+        meanings = self.meanings()
+        for file in self.media():
+            folder = self.folder_of(file)
             name = file.relative_to(self.path).as_posix()
-            members = {file.suffix[1:].lower(): file, "cls": self.class_of(file).encode()}
+            members = {file.suffix[1:].lower(): file, "cls": meanings.get(folder, folder).encode()}
             yield Sample(key_of(name.removesuffix(file.suffix)), members, name)

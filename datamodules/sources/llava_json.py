@@ -1,19 +1,25 @@
 """Instructions in LLaVA's JSON layout: conversations about an image, a sound, or both."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
+from datamodules.sources.annotations import (
+    BadRecord,
+    Records,
+    estimate_count,
+    json_bytes,
+    media_below,
+    read_json_lines,
+    samples_of,
+)
+from datamodules.sources.json_records import read_records
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Dropped, Sample, Source, key_of
 
 SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": SOUND_SUFFIXES}
 ROLES = ("human", "gpt")
-
-
-class BadRecord(ValueError):
-    """A record that breaks the layout; its message is the reason under which it is counted."""
+SPEAKERS = {"user": "human", "assistant": "gpt"}
+LISTS = {"conversations", "messages"}
 
 
 @dataclass
@@ -21,7 +27,8 @@ class LlavaJson(Source):
     """LLaVA's records: `{"id", "task", "image", "audio", "conversations": [{"from", "value"}, …]}`.
 
     The file is a JSON list of records or one record per line. Each `<image>` and `<audio>` tag in the turns stands
-    for the file of that name. A record that breaks the layout is dropped and counted; media are never fetched.
+    for the file of that name. `messages` of `role` and `content` are read as well. A record that breaks the layout is
+    dropped and counted, as is one with a video or with several images; media are never fetched.
     """
 
     path: Path
@@ -30,7 +37,7 @@ class LlavaJson(Source):
     """The folder that paths of media are relative to and may not leave; by default that of the JSON file."""
 
     def files(self) -> list[Path]:
-        return [Path(self.path)] if self.records else []
+        return [Path(self.path)] if Path(self.path).is_file() and Path(self.path).stat().st_size else []
 
     def check(self) -> None:
         super().check()
@@ -38,66 +45,55 @@ class LlavaJson(Source):
             raise FileNotFoundError(
                 f"media_root {self.media_root} is not a folder; expected that of the media."
             )
+        holds = [
+            key for _, record in self.records() if isinstance(record, dict) for key in LISTS & record.keys()
+        ]
+        if not holds:
+            raise ValueError(
+                f"{self.path} holds no record with `conversations`; expected a JSON list of LLaVA records, or one in "
+                "each line. Check that it is the right file."
+            )
 
     def expects(self) -> str:
-        return "a JSON list of LLaVA records"
+        return "a JSON file, a list of LLaVA records"
 
     def __len__(self) -> int:
-        return len(self.records)
+        return max(estimate_count(Path(self.path), f'"{key}"'.encode()) for key in LISTS)
 
-    @cached_property
-    def records(self) -> list:
-        return read_records(Path(self.path))
+    def records(self) -> Records:
+        """Yield the records, of a list or of lines.
+
+        Raises:
+            ValueError: the file is not UTF-8 JSON; names the file and the place.
+        """
+        path = Path(self.path)
+        with path.open("rb") as file:
+            is_list = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        for number, record in enumerate(read_records(path) if is_list else read_json_lines(path)):
+            yield f"record {number}", record if is_list else record[1]
 
     def __iter__(self) -> Iterator[Sample | Dropped]:
         seen: set[str] = set()
         root = (self.media_root or Path(self.path).parent).resolve()
-        for number, record in enumerate(self.records):
-            name = f"record {number}"
-            try:
-                members, turns = media_of(record, root), turns_of(record)
-                check_tags(turns, members)
-            except BadRecord as error:
-                yield Dropped(name, str(error))
-                continue
+
+        def conversation(name: str, record: object) -> Iterator[Sample]:
+            if not isinstance(record, dict):
+                raise BadRecord("record is not an object")
+            members, turns = media_of(record, root), turns_of(record)
+            check_tags(turns, members)
             identifier = str(record.get("id", ""))
             if not identifier or identifier in seen:
-                identifier = f"{identifier or 'record'}-{number}"
+                identifier = f"{identifier or 'record'}-{name.rpartition(' ')[2]}"
             seen.add(identifier)
             kept = {"id": identifier, "task": str(record.get("task", "")), "conversations": turns}
-            members["json"] = json.dumps(kept, ensure_ascii=False).encode("utf-8", "replace")
-            yield Sample(key_of(identifier), members, f"{name} ({identifier})")
+            yield Sample(key_of(identifier), members | {"json": json_bytes(kept)}, f"{name} ({identifier})")
 
-
-def read_records(path: Path) -> list:
-    """Read a JSON list of records, or one record per line.
-
-    Raises:
-        ValueError: the file is not UTF-8 JSON (the message gives the place), or holds something else than records.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        is_list = text.lstrip().startswith("[")
-        records = (
-            json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
-        )
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply; expected a list of LLaVA records.") from None
-    except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); expected UTF-8 JSON, a list of LLaVA records."
-        ) from None
-    found = next((type(record).__name__ for record in records if not isinstance(record, dict)), None)
-    if found:
-        raise ValueError(f"{path} holds a {found} in its list; expected objects with `conversations`.")
-    if not is_list and not any("conversations" in record for record in records):
-        raise ValueError(f"{path} holds one object; expected a list of objects with `conversations`.")
-    return records
+        yield from samples_of(self.records(), conversation)
 
 
 def turns_of(record: dict) -> list[dict[str, str]]:
     """Return the checked turns: human and gpt in turn, human first, gpt last, each with something to say."""
-    turns = record.get("conversations")
+    turns = record.get("conversations") or from_messages(record.get("messages"))
     if not isinstance(turns, list) or not turns:
         raise BadRecord("no conversation")
     if not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns):
@@ -111,25 +107,28 @@ def turns_of(record: dict) -> list[dict[str, str]]:
     return [{"from": turn["from"], "value": turn["value"]} for turn in turns]
 
 
+def from_messages(messages: object) -> object:
+    """Return OpenAI's `messages`, of role and content, as LLaVA's turns; what is not in that layout as it is."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return messages
+    return [
+        {"from": SPEAKERS.get(str(message.get("role"))), "value": message.get("content")}
+        for message in messages
+    ]
+
+
 def media_of(record: dict, root: Path) -> dict[str, bytes | Path]:
     """Return the record's media by suffix, each a file below `root`."""
     members: dict[str, bytes | Path] = {}
+    if record.get("video"):
+        raise BadRecord("video in a conversation")
     for kind, suffixes in SUFFIXES.items():
         listed = record.get(kind) or []
         for given in listed if isinstance(listed, list) else [listed]:
-            if not isinstance(given, str):
-                raise BadRecord(f"{kind} is not a path")
-            if "://" in given or given.startswith("data:"):
-                raise BadRecord(f"{kind} is a URL")
-            file = (root / given).resolve() if "\0" not in given else root
-            if not file.is_relative_to(root):
-                raise BadRecord(f"{kind} lies outside media_root")
-            suffix = file.suffix[1:].lower()
-            if suffix not in suffixes or not file.is_file():
-                raise BadRecord(f"{kind} not found")
+            file = media_below(root, given, suffixes, kind)
             if suffixes & members.keys():
                 raise BadRecord(f"several {kind} files")
-            members[suffix] = file
+            members[file.suffix[1:].lower()] = file
     return members
 
 

@@ -1,6 +1,7 @@
 """What every source is: a folder or file of the user's, iterated as samples and as what had to be dropped."""
 
 import hashlib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,10 +110,10 @@ class Source(ABC):
 
     def fingerprint(self) -> str:
         """Return a sha256 over names, sizes and modification times of the files: it changes when they do."""
-        digest = hashlib.sha256()
-        for file in self.files():
-            stat = file.stat()
-            digest.update(f"{file.relative_to(self.root())}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest, root = hashlib.sha256(), str(self.root()) + os.sep
+        for file in map(str, self.files()):
+            stat = os.stat(file)
+            digest.update(f"{file.removeprefix(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
     def root(self) -> Path:
@@ -122,13 +123,23 @@ class Source(ABC):
 
 def walk(folder: Path | str, suffixes: frozenset[str]) -> list[Path]:
     """Return the files below `folder` with one of `suffixes` (lower case, no dot), sorted; hidden ones are left out."""
-    root = Path(folder)
-    found = (file for file in root.rglob("*") if file.suffix[1:].lower() in suffixes)
-    return sorted(
-        file
-        for file in found
-        if not any(part.startswith(".") for part in file.relative_to(root).parts) and file.is_file()
-    )
+    found, folders = [], [str(Path(folder))]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif os.path.splitext(entry.name)[1][1:].lower() in suffixes and entry.is_file():
+                        found.append(entry.path)
+        except OSError:
+            continue  # not there, or not ours to read
+    found.sort(
+        key=lambda file: file.replace(os.sep, "\0")
+    )  # as paths sort, folder by folder, but in a tenth of the time
+    return [Path(file) for file in found]
 
 
 def key_of(name: str) -> str:

@@ -1,13 +1,13 @@
 """Raw members of samples as elements of the page: pictures, playable sound, words; nothing links outside it."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stages.evaluate.charts import waveform
-from stages.evaluate.html import Html, tag
+from datamodules.preparation.previews import data_uri, peaks
+from stages.page import media
+from stages.page.html import Html, tag
 
 PICTURES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 SOUNDS = {"flac": "audio/flac", "wav": "audio/wav", "mp3": "audio/mpeg", "ogg": "audio/ogg"}
@@ -31,14 +31,15 @@ def show(sample: Mapping[str, bytes], members: Sequence[str]) -> Html:
 
 def picture(data: bytes, mime: str, *overlays: Html) -> Html:
     """Return a picture with others laid over it."""
-    return tag("span", tag("img", alt="", src=data_uri(data, mime)), overlays, class_="picture")
+    return media.picture(data_uri(data, mime), *overlays)
 
 
 def player(data: bytes, mime: str) -> Html:
     """Return a play button with the sound's waveform."""
-    button = tag("button", type="button", class_="play", aria_label="Play")
-    audio = tag("audio", preload="none", src=data_uri(data, mime))
-    return tag("span", button, waveform(envelope(data)), audio, class_="player")
+    import soundfile
+
+    samples, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # (samples, channels)
+    return media.player(data_uri(data, mime), peaks(np.abs(samples).max(1), BARS))
 
 
 def heat(weights: np.ndarray) -> Html:
@@ -51,18 +52,3 @@ def heat(weights: np.ndarray) -> Html:
     buffer = io.BytesIO()
     Image.fromarray(colour).resize((128, 128), Image.Resampling.BICUBIC).save(buffer, "PNG")
     return tag("img", class_="heat", alt="", src=data_uri(buffer.getvalue(), "image/png"))
-
-
-def envelope(data: bytes, bars: int = BARS) -> list[float]:
-    """Return the peaks of a sound in equal spans of time, relative to the largest, in [0, 1]."""
-    import soundfile
-
-    samples, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # (samples, channels)
-    spans = np.array_split(np.abs(samples).max(1), bars)
-    peaks = np.array([span.max(initial=0.0) for span in spans])
-    return (peaks / (peaks.max() or 1.0)).tolist()
-
-
-def data_uri(data: bytes, mime: str) -> str:
-    """Return bytes as a URI that holds them."""
-    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"

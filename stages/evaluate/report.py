@@ -1,25 +1,21 @@
 """The report: one HTML file that holds all it shows and opens without a network."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.evaluate import sections
 from stages.evaluate.findings import Findings
-from stages.evaluate.html import Html, join, tag
-from stages.evaluate.pieces import lead, meter, milliseconds, percent
+from stages.page import page
+from stages.page.html import Html, join, tag
+from stages.page.pieces import lead, meter, milliseconds, percent
 
-STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.css", "report.js"))
-POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+STYLE = Path(__file__).with_name("report.css")
 
 
 def write(findings: Findings, path: Path) -> None:
     """Write the page, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(render(findings), encoding="utf-8")
-    os.replace(temporary, path)
+    page.write(render(findings), path)
 
 
 def render(findings: Findings) -> Html:
@@ -33,25 +29,8 @@ def render(findings: Findings) -> Html:
         "Configs": sections.configs(findings),
     }
     shown = {title: body for title, body in bodies.items() if body}
-    brand = tag("a", logo(), "Trivium", class_="brand", href="#top")
-    links = [tag("a", title, href=f"#{title.lower()}") for title in shown]
-    theme = tag("button", "◐", type="button", id="theme", aria_label="Switch between light and dark")
-    head = tag(
-        "head",
-        Html(f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
-        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        tag("title", "Trivium · evaluation"),
-        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
-    )
-    body = tag(
-        "body",
-        tag("nav", tag("div", brand, links, theme)),
-        tag("header", headline(findings.metrics), id="top"),
-        tag("main", [tag("section", tag("h2", title), shown[title], id=title.lower()) for title in shown]),
-        footer(findings.metrics),
-        tag("script", Html(SCRIPT.read_text(encoding="utf-8"))),
-    )
-    return Html("<!doctype html>\n" + tag("html", head, body, lang="en") + "\n")
+    metrics = findings.metrics
+    return page.render("Trivium · evaluation", headline(metrics), shown, footer(metrics), STYLE)
 
 
 def headline(metrics: Mapping[str, Any]) -> Html:
@@ -104,10 +83,3 @@ def footer(metrics: Mapping[str, Any]) -> Html:
     }
     entries = [tag("div", tag("dt", name), tag("dd", str(value))) for name, value in about.items()]
     return tag("footer", tag("dl", entries))
-
-
-def logo() -> Html:
-    """Return three roads that meet."""
-    roads = {"M3 4 L12 13": "--c1", "M21 4 L12 13": "--c0", "M12 13 V21": "--c2"}
-    paths = [tag("path", d=d, stroke=f"var({hue})") for d, hue in roads.items()]
-    return tag("svg", paths, viewBox="0 0 24 24", aria_hidden="true")

@@ -6,10 +6,11 @@ from typing import Any
 from stages.evaluate import charts, media
 from stages.evaluate.answers import Answer
 from stages.evaluate.findings import Findings
-from stages.evaluate.html import Html, join, tag
-from stages.evaluate.pieces import chip, lead, legend, meter, milliseconds, percent
 from stages.evaluate.retrieval import Neighbours
 from stages.evaluate.zero_shot import Predictions
+from stages.page.charts import lines
+from stages.page.html import Html, join, tag
+from stages.page.pieces import chip, lead, legend, meter, milliseconds, percent
 
 NOTHING = "(nothing)"
 
@@ -215,7 +216,7 @@ def training(findings: Findings) -> Html:
         last = [f"{curve[-1][1]:.2f}" for curve in curves.values()]
         ends = [tag("span", value, class_=f"end c{number}") for number, value in enumerate(last)]
         title = tag("h3", name, tag("span", ends, class_="ends"))
-        figures.append(tag("div", title, charts.lines(curves, title=f"Losses of {name}"), class_="card"))
+        figures.append(tag("div", title, lines(curves, title=f"Losses of {name}"), class_="card"))
     if not figures:
         return Html()
     key = legend(**{"training, smoothed": "--c1", "validation": "--c0"})

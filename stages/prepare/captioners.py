@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datamodules.preparation.cleaning import read
 from datamodules.preparation.pictures import rgb
 from datamodules.sources.source import Sample
 
@@ -57,7 +58,7 @@ class PretrainedCaptions(CaptionModel):
     loaded: "Captioner | None" = field(default=None, init=False, repr=False)
 
     def caption(self, samples: list[Sample], member: str) -> list[Caption]:
-        pictures = [rgb(sample.members[member]) for sample in samples]
+        pictures = [rgb(read(sample.members[member])) for sample in samples]
         texts = iter(self._load()([picture for picture in pictures if picture is not None]))
         return [
             Caption(problem=UNDECODABLE) if picture is None else said(next(texts)) for picture in pictures
@@ -112,7 +113,7 @@ class AssistantCaptions(CaptionModel):
         captions: list[Caption | None] = []
         for sample in samples:
             try:
-                values.append(modalities["image"].decode(sample.members[member], member))
+                values.append(modalities["image"].decode(read(sample.members[member]), member))
                 captions.append(None)
             except BadSample as bad:
                 captions.append(Caption(problem=bad.reason.replace("_", " ")))

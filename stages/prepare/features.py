@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from datamodules.preparation.cleaning import read
 from datamodules.preparation.step import Step
 from datamodules.sources.source import Dropped, Sample
 
@@ -72,16 +73,16 @@ class FeatureCache(Step):
         _, modality = self._load()
         members = [member_for(modality, sample) for sample in samples]
         digests = [
-            None if member is None else hashlib.sha256(sample.members[member]).hexdigest()
+            None if member is None else hashlib.sha256(read(sample.members[member])).hexdigest()
             for sample, member in zip(samples, members, strict=True)
         ]
         first = {digest: place for place, digest in reversed(list(enumerate(digests))) if digest is not None}
         packed = {digest: data for digest in first if (data := self.store.get(digest)) is not None}
-        missing = sorted(place for digest, place in first.items() if digest not in packed)
-        found, bad = self._encode([samples[place] for place in missing])
-        new = {digests[missing[number]]: data for number, data in found.items()}
+        missing = sorted((digest for digest in first if digest not in packed), key=first.__getitem__)
+        found, bad = self._encode([samples[first[digest]] for digest in missing])
+        new = {missing[number]: data for number, data in found.items()}
         self.store.add(new)
-        reasons = {digests[missing[number]]: reason for number, reason in bad.items()}
+        reasons = {missing[number]: reason for number, reason in bad.items()}
         packed |= new
 
         outcome: list[Sample | Dropped] = []

@@ -18,16 +18,28 @@ from datamodules.preparation.recipe import Recipe
 from datamodules.preparation.sets import is_done, prepare_set
 from datamodules.preparation.sounds import SoundLevel  # noqa: F401
 from datamodules.preparation.step import Step
+from datamodules.sources.audio_set import AudioCaps, AudioSet  # noqa: F401
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
+from datamodules.sources.coco_captions import CocoCaptions  # noqa: F401
+from datamodules.sources.ego4d import Ego4D  # noqa: F401
 from datamodules.sources.folder import Folder  # noqa: F401
+from datamodules.sources.img2dataset import Img2Dataset  # noqa: F401
+from datamodules.sources.librispeech import LibriSpeech  # noqa: F401
 from datamodules.sources.llava_json import LlavaJson  # noqa: F401
+from datamodules.sources.localized_narratives import LocalizedNarratives  # noqa: F401
+from datamodules.sources.open_images import OpenImages  # noqa: F401
 from datamodules.sources.source import Source
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
+from datamodules.sources.text_table import TextTable  # noqa: F401
+from datamodules.sources.visual_questions import VisualQuestions  # noqa: F401
+from datamodules.sources.voxceleb import VoxCeleb  # noqa: F401
 from stages.prepare.captioners import AssistantCaptions, PretrainedCaptions  # noqa: F401
 from stages.prepare.captions import WeakCaptions  # noqa: F401
 from stages.prepare.features import FeatureCache  # noqa: F401
 from stages.prepare.progress import Progress
+from stages.prepare.report import FILE as REPORT
+from stages.prepare.report import write_report
 from stages.prepare.similarity import LowSimilarity  # noqa: F401
 from stages.prepare.video_features import VideoFeatureCache  # noqa: F401
 
@@ -44,7 +56,8 @@ def prepare(
 
     A set that is there already, made from the same files with the same config, is left as it is. A set's folder
     appears under its name only when it is whole; a run that was stopped or killed is gone on with by the same command.
-    `python -m stages.prepare inspect SHARDS` tells what is in shards.
+    `report.html` in `out` shows samples of each set, kept and dropped. `python -m stages.prepare inspect SHARDS` tells
+    what is in shards.
 
     Args:
         out: Where the sets' folders go; with `one`, the folder of that set itself.
@@ -77,6 +90,8 @@ def prepare(
         if folder not in missing:
             print(f"{folder}: already prepared")
     if not missing:
+        if not (out / REPORT).is_file():
+            write_report(out, list(folders))
         return
 
     examiners = {folder.name: Examiner.of(recipe) for folder, recipe in missing.items()}
@@ -90,6 +105,7 @@ def prepare(
             progress.begin(folder.name, total)
             progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress, total))
     progress.print_table()
+    print(f"look at it: {write_report(out, list(folders), progress.seconds())}")
 
 
 def listing() -> str:

@@ -45,6 +45,10 @@ class Progress:
         self.bars.update(self.task, completed=count, total=count, kept=kept, dropped=dropped)
         self.manifests.append((manifest, monotonic() - self.began))
 
+    def seconds(self) -> dict[str, float]:
+        """Return how long each set took, by its name."""
+        return {manifest["set"]: seconds for manifest, seconds in self.manifests}
+
     def print_table(self) -> None:
         """Print a line per set, and the names of what was dropped."""
         from rich.console import Console

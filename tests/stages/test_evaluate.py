@@ -14,10 +14,9 @@ from PIL import Image
 from modules import parts
 from stages.cli import command
 from stages.embedding import Space
-from stages.evaluate import answers, charts, runs
+from stages.evaluate import answers, runs
 from stages.evaluate.answers import Answer
 from stages.evaluate.evaluate import evaluate
-from stages.evaluate.html import tag
 from stages.evaluate.retrieval import neighbours, recalls
 from stages.evaluate.subtitles import Clip, read_clips, scores
 from stages.evaluate.zero_shot import Predictions, class_vectors, nearest_class
@@ -395,18 +394,6 @@ def test_alignment_that_says_no_errors_is_refused(tmp_path, content, message):
 
 
 # ---- the page
-
-
-def test_markup_escapes_text_and_keeps_elements():
-    inner = tag("b", "a < b")
-    assert tag("p", inner, ["&"], title='"') == '<p title="&quot;"><b>a &lt; b</b>&amp;</p>'
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 0.013), (-3.2, 7), (0, 1), (0, 998)])
-def test_ticks_are_even_and_span_what_is_drawn(low, high):
-    ticks = charts.nice_ticks(low, high)
-    assert 2 <= len(ticks) <= 7 and ticks[0] <= low and ticks[-1] >= high
-    assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
 
 
 def test_smoothing_keeps_a_constant_and_thinning_keeps_the_end():

@@ -55,7 +55,7 @@ class VideoChunks(Cutter):
 
     def is_long(self, member: Member) -> bool:
         try:
-            with as_path(member) as path, opened(path) as container:
+            with as_path(member) as path, opened(path, "pictures", "sound") as container:
                 return (container.duration or 0) / 1e6 > self.seconds
         except (OSError, VideoError):
             return False
@@ -63,7 +63,7 @@ class VideoChunks(Cutter):
     def cut(self, member: Member) -> Iterator[Piece]:
         """Yield pieces while the video is decoded: two at most are open at a time, whatever its length."""
         try:
-            with as_path(member) as path, opened(path) as container:
+            with as_path(member) as path, opened(path, "pictures", "sound") as container:
                 yield from self.pieces(container)
         except VideoError as error:
             raise Reject("undecodable video") from error

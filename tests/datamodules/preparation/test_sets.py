@@ -11,6 +11,7 @@ import pytest
 
 from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, Filter, Reject
 from datamodules.preparation.examining import Examiner
+from datamodules.preparation.exhibits import Exhibits
 from datamodules.preparation.lock import locked
 from datamodules.preparation.recipe import Recipe
 from datamodules.preparation.sets import prepare_set
@@ -24,8 +25,8 @@ from datamodules.sources.text_lines import TextLines
 class InThisProcess:
     """An engine that examines where it is called."""
 
-    def __init__(self, recipe, **hooks):
-        self.examiner = Examiner.of(recipe, **hooks)
+    def __init__(self, recipe):
+        self.examiner = Examiner.of(recipe)
 
     def examine(self, name, items, first, total, spill):
         yield from self.examiner(first, list(items))
@@ -98,10 +99,9 @@ def recipe_of(text, source=TextLines, **changes):
     )
 
 
-def make(folder, recipe, **hooks):
-    examiner = {"measure": hooks.pop("measure")} if "measure" in hooks else {}
-    engine = InThisProcess(recipe, **examiner)
-    return prepare_set(folder, recipe, recipe.description(), engine, lambda kept, tally: None, 0, **hooks)
+def make(folder, recipe):
+    engine = InThisProcess(recipe)
+    return prepare_set(folder, recipe, recipe.description(), engine, lambda kept, tally: None, 0)
 
 
 def content(folder):
@@ -400,52 +400,29 @@ def test_keys_of_any_kind_become_keys_that_a_tar_and_an_index_hold(tmp_path):
     assert [reader.sample(n)["txt"].decode() for n in range(len(reader))] == [key or "-" for key in keys]
 
 
-def test_the_report_is_given_the_same_after_a_kill(tmp_path, text):
-    given = {}
-
-    def exhibit(item):
-        return {
-            "name": item.name,
-            "members": sorted((item.sample if isinstance(item, Dropped) else item).members),
-        }
-
-    def told(name):
-        def report(folder, manifest, tally):
-            given[name] = tally.exhibits, tally.measures, list(tally.dropped.items())
-
-        return report
-
-    hooks = {"exhibit": exhibit, "measure": lambda sample: {"bytes": len(sample.members["txt"])}}
-    make(tmp_path / "set", recipe_of(text, steps=[]), report=told("whole"), **hooks)
+def test_a_stopped_set_shows_the_same_examples_and_histograms(tmp_path, text):
+    make(tmp_path / "set", recipe_of(text, steps=[]))
     recipe = recipe_of(text, steps=[KilledStep(after=2)])
     description = recipe_of(text, steps=[]).description()
-    hooked = {"exhibit": exhibit, "report": told("killed")}
     with pytest.raises(Killed):
-        engine = InThisProcess(recipe, measure=hooks["measure"])
-        prepare_set(tmp_path / "other", recipe, description, engine, lambda *_: None, 0, **hooked)
-    recipe = recipe_of(text, steps=[KilledStep(after=99)])
+        prepare_set(tmp_path / "other", recipe, description, InThisProcess(recipe), lambda *_: None, 0)
     recipe.steps = []
-    engine = InThisProcess(recipe, measure=hooks["measure"])
     with pytest.raises(ValueError):  # the journal was written with one step
-        prepare_set(tmp_path / "other", recipe, description, engine, lambda *_: None, 0, **hooked)
+        prepare_set(tmp_path / "other", recipe, description, InThisProcess(recipe), lambda *_: None, 0)
     recipe.steps = [KilledStep(after=99)]
-    prepare_set(tmp_path / "other", recipe, description, engine, lambda *_: None, 0, **hooked)
-    assert given["killed"] == given["whole"]
-    exhibits, measures, _ = given["whole"]
-    assert exhibits["exact duplicate"][0]["members"] == ["txt"]
-    assert len(exhibits["kept"]) == 12 and measures["bytes"].count == 40
+    prepare_set(tmp_path / "other", recipe, description, InThisProcess(recipe), lambda *_: None, 0)
+    examples = (tmp_path / "set/examples.json").read_bytes()
+    assert (tmp_path / "other/examples.json").read_bytes() == examples
+    exhibits = Exhibits.from_plain(json.loads(examples))
+    assert len(exhibits.kept.ranked) == 12 and len(exhibits.histograms["bytes"]) == 40
+    assert all(shown["previews"] for _, shown in exhibits.dropped["text is not UTF-8"].ranked)
 
 
 def test_duplicates_name_the_key_that_was_kept(tmp_path, text):
-    twins = []
-
-    def exhibit(item):
-        twins.append(item.twin if isinstance(item, Dropped) else None)
-        return {}
-
-    make(tmp_path / "set", recipe_of(text, steps=[]), exhibit=exhibit)
-    keys = {key for key, _ in content(tmp_path / "set")[1]}
-    assert set(filter(None, twins)) and set(filter(None, twins)) <= keys
+    make(tmp_path / "set", recipe_of(text, steps=[]))
+    dropped = json.loads((tmp_path / "set/examples.json").read_text())["dropped"]["exact duplicate"]
+    twins = {shown["twin"] for _, shown in dropped}
+    assert twins and twins <= {key for key, _ in content(tmp_path / "set")[1]}
 
 
 def test_findings_that_no_journal_holds_are_a_mistake_of_the_filter(tmp_path, text):

@@ -31,7 +31,7 @@ def test_a_shard_is_what_webdataset_writes_byte_for_byte(tmp_path):
 def test_keys_of_any_length_are_read_back(tmp_path, key):
     write_shard([{"__key__": key, "txt": b"text"}, {"__key__": "next", "txt": b"more"}], tmp_path / "0.tar")
     index = read_index(tmp_path / "0.tar")
-    assert list(index.keys) == [key, "next"] and not index.problems
+    assert list(index.keys) == [key, "next"] and not index.left_out
 
 
 def test_a_full_disk_leaves_no_half_file_and_keeps_the_one_before(tmp_path, monkeypatch):

@@ -38,6 +38,10 @@ class TestFolder:
         source = Folder(tree(tmp_path, "x/a.jpg", "y/a.jpg", ".cache/a.jpg", "x/._a.jpg"))
         assert samples_of(source) == {"x-a": ["jpg"], "y-a": ["jpg"]}
 
+    def test_unpaired_images_sounds_and_texts_are_samples_of_one_modality(self, tmp_path):
+        source = Folder(tree(tmp_path, "photos/a.webp", "talks/b.mp3", "notes/c.txt"))
+        assert list(samples_of(source).values()) == [["txt"], ["webp"], ["mp3"]]
+
     def test_two_images_of_one_stem_are_dropped(self, tmp_path):
         source = Folder(tree(tmp_path, "a.jpg", "a.png", "b.jpg"))
         assert (samples_of(source), reasons_of(source)) == (
@@ -119,8 +123,8 @@ class TestLlavaJson:
             ({"conversations": turns("<image>", "<image>")}, "<image> tags and image files differ in number"),
             ({"image": ["m/a.jpg", "m/a.jpg"]}, "several image files"),
             ({"image": "m/b.jpg"}, "image not found"),
-            ({"image": "../secret.jpg"}, "image lies outside media_root"),
-            ({"image": "/etc/passwd"}, "image lies outside media_root"),
+            ({"image": "../secret.jpg"}, "image lies outside its folder"),
+            ({"image": "/etc/passwd"}, "image lies outside its folder"),
             ({"image": "https://host/a.jpg"}, "image is a URL"),
             ({"image": 3}, "image is not a path"),
             ({"conversations": None}, "no conversation"),
@@ -129,6 +133,9 @@ class TestLlavaJson:
             ({"conversations": [{"from": "system", "value": "<image>"}]}, "unknown role"),
             ({"conversations": turns("<image>", " ")}, "empty turn"),
             ({"conversations": turns("<image>", 3)}, "turn without text"),
+            ({"video": "m/a.mp4"}, "video in a conversation"),
+            ({"image": "\ud800.jpg"}, "image not found"),
+            ({"image": "a" * 300 + ".jpg"}, "image not found"),
         ],
     )
     def test_a_bad_record_is_dropped_with_its_reason(self, llava, change, reason):
@@ -136,23 +143,34 @@ class TestLlavaJson:
         assert reasons_of(source) == {"record 0": reason}
         assert len(samples_of(source)) == 1
 
+    def test_messages_of_role_and_content_are_read(self, llava):
+        messages = [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "this"}]
+        [sample] = llava({"id": "7", "image": "m/a.jpg", "messages": messages})
+        assert json.loads(sample.members["json"])["conversations"] == GOOD["conversations"]
+
+    def test_a_bad_line_or_element_costs_itself_alone(self, llava):
+        assert reasons_of(llava(GOOD, "a", None)) == {
+            "record 1": "record is not an object", "record 2": "record is not an object"
+        }  # fmt: skip
+        source = llava(text=f'{json.dumps(GOOD)}\n{{"id": 1,}}\n[{"[" * 100_000}\n{json.dumps(GOOD)}')
+        assert reasons_of(source) == {"record 1": "line is not JSON", "record 2": "line is not JSON"}
+        assert len(samples_of(source)) == 2
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            (json.dumps(GOOD), None),
-            (json.dumps({"data": []}), "holds one object"),
-            ('["a", "b"]', "holds a str"),
-            ('[{"id": 1,}]', "line 1 column"),
+            (json.dumps({"data": []}), "no record with `conversations`"),
+            ('["a", "b"]', "no record with `conversations`"),
+            ('[{"id": 1,}]', "train.json cannot be read .* at character (9|10);"),
             ("[" * 100_000, "too deeply"),
+            ('[{"id": "\udcff"}]', "is not UTF-8"),
+            ('[{"id": 1}', "train.json ends at character 10"),
         ],
     )
-    def test_what_is_not_a_list_of_records_is_refused(self, llava, text, message):
-        source = llava(text=text)
-        if message is None:  # one line of JSON lines
-            assert len(list(source)) == 1
-        else:
-            with pytest.raises(ValueError, match=message):
-                source.check()
+    def test_what_is_not_a_list_of_records_is_refused(self, llava, tmp_path, text, message):
+        (tmp_path / "train.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(ValueError, match=message):
+            LlavaJson(tmp_path / "train.json").check()
 
     def test_media_root_is_what_paths_are_relative_to(self, llava, tmp_path):
         assert len(samples_of(llava(GOOD | {"image": "a.jpg"}, media_root=tmp_path / "m"))) == 1

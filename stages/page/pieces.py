@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stages.evaluate.html import Html, tag
+from stages.page.html import Html, tag
 
 
 def lead(text: str) -> Html:
