@@ -274,10 +274,11 @@ def test_help_lists_sources_filters_and_steps(capsys):
         command(prepare, args=["--help"], epilog=listing())
     told = " ".join(capsys.readouterr().out.split())
     sources = told.partition("Sources: ")[2].partition(";")[0].split(", ")
-    filters = told.partition("Filters: ")[2].partition(". ")[0].split(", ")
+    filters = told.partition("Filters: ")[2].partition(";")[0].split(", ")
+    steps = told.partition("Steps: ")[2].partition(". ")[0].split(", ")
     assert {"Folder", "CocoCaptions", "Ego4D", "VoxCeleb"} <= set(sources)
-    assert {"EmptyText", "ExactDuplicates", "TextLength"} <= set(filters)
-    assert "FeatureCache, LowSimilarity, WeakCaptions" in told
+    assert {"EmptyText", "ExactDuplicates", "TextLength", "NearDuplicateImages"} <= set(filters)
+    assert {"FeatureCache", "LowSimilarity", "WeakCaptions"} <= set(steps)
     assert "stages.prepare inspect SHARDS" in told
 
 
