@@ -77,14 +77,12 @@ class FeatureCache(Step):
             for sample, member in zip(samples, members, strict=True)
         ]
         first = {digest: place for place, digest in reversed(list(enumerate(digests))) if digest is not None}
-        packed: dict[str | None, bytes] = {
-            digest: data for digest in first if (data := self.store.get(digest)) is not None
-        }
-        missing = sorted(place for digest, place in first.items() if digest not in packed)
-        found, bad = self._encode([samples[place] for place in missing])
-        new = {digests[missing[number]]: data for number, data in found.items()}
+        packed = {digest: data for digest in first if (data := self.store.get(digest)) is not None}
+        missing = sorted((digest for digest in first if digest not in packed), key=first.__getitem__)
+        found, bad = self._encode([samples[first[digest]] for digest in missing])
+        new = {missing[number]: data for number, data in found.items()}
         self.store.add(new)
-        reasons = {digests[missing[number]]: reason for number, reason in bad.items()}
+        reasons = {missing[number]: reason for number, reason in bad.items()}
         packed |= new
 
         outcome: list[Sample | Dropped] = []
