@@ -119,15 +119,16 @@ def losses(loss: str) -> dict[str, Callable]:
     import torch
     from open_clip.loss import ClipLoss, SigLipLoss
 
+    from modules.objectives.aligned import Aligned
     from modules.objectives.contrastive import InfoNCE, SigLIP
 
     objective = InfoNCE() if loss == "clip" else SigLIP()
 
     def ours(first, second) -> float:
         rows = torch.arange(len(first))
-        total = objective({"image": first, "text": second}, {"image": rows, "text": rows}, len(first))[
-            "image_text"
-        ]
+        embeddings = {"image": first, "text": second}
+        aligned = Aligned(embeddings, {"image": rows, "text": rows}, len(first), tokens={})
+        total = objective(aligned)["image_text"]
         return finish(total, first, second)
 
     def theirs(first, second) -> float:

@@ -6,16 +6,16 @@ Shapes: n is the number of samples that have both modalities of a pair, over all
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from modules.collectives import gather_counts
+from modules.objectives.aligned import Aligned, AlignmentObjective, shared_rows
 from modules.objectives.contrastive_tiles import PairwiseSigmoid, SymmetricCrossEntropy
 
 
-class Contrastive(nn.Module):
+class Contrastive(AlignmentObjective):
     """The pairwise part: which rows belong together, and one loss for every pair of modalities.
 
     Rows that lack a modality are left out of that modality's pairs: they are nobody's positive nor negative.
@@ -52,41 +52,25 @@ class Contrastive(nn.Module):
             self.logit_scale.clamp_(0, math.log(self.max_logit_scale))
         return self.logit_scale.exp()
 
-    def forward(
-        self, embeddings: Mapping[str, Tensor], rows: Mapping[str, Tensor], size: int
-    ) -> dict[str, Tensor]:
+    def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return one loss for each pair of modalities, such as `image_text`: over all ranks, the same on each.
 
-        A pair that no sample of the batch has gives zero, with its graph.
-
-        Args:
-            embeddings: unit vectors (rows, dim) by modality.
-            rows: (rows,) which sample of the batch each row belongs to, by modality.
-            size: samples in the batch of this rank.
-
         Raises:
-            ValueError: when there are fewer than two modalities, or their widths differ.
+            ValueError: when the embeddings differ in width.
         """
-        if len(embeddings) < 2:
-            raise ValueError(
-                f"a contrastive objective needs two modalities, the model has: {', '.join(embeddings)}"
-            )
-        widths = {name: vectors.shape[1] for name, vectors in embeddings.items()}
+        widths = {name: vectors.shape[1] for name, vectors in aligned.embeddings.items()}
         if len(set(widths.values())) > 1:
             raise ValueError(f"embeddings differ in width, {widths}: project them to one")
-        pairs = {
-            f"{first}_{second}": (
-                embeddings[first][shared[0]],
-                embeddings[second][shared[1]],
-            )
-            for first, second in itertools.combinations(sorted(embeddings), 2)
-            for shared in [shared_rows(rows[first], rows[second], size)]
-        }
+        pairs = {}
+        for first, second in itertools.combinations(sorted(aligned.embeddings), 2):
+            here, there = shared_rows(aligned.rows[first], aligned.rows[second], aligned.size)
+            pairs[f"{first}_{second}"] = aligned.embeddings[first][here], aligned.embeddings[second][there]
         lengths = [len(first) for first, _ in pairs.values()]
-        counts = gather_counts(torch.tensor(lengths, device=self.logit_scale.device))
+        by_rank = gather_counts(torch.tensor(lengths, device=self.logit_scale.device))
+        by_pair = [list(counts) for counts in zip(*by_rank, strict=True)]
         return {
-            name: self.pair(*pair, counts=[theirs[number] for theirs in counts])
-            for number, (name, pair) in enumerate(pairs.items())
+            name: self.pair(first, second, counts)
+            for (name, (first, second)), counts in zip(pairs.items(), by_pair, strict=True)
         }
 
     @abstractmethod
@@ -141,19 +125,3 @@ class SigLIP(Contrastive):
 
     def pair(self, first: Tensor, second: Tensor, counts: list[int]) -> Tensor:
         return PairwiseSigmoid.apply(first, second, self.scale(), self.logit_bias, counts, self.tile)
-
-
-def shared_rows(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of two modalities that belong to the same samples, in the order of the first.
-
-    Args:
-        first: (rows,) which sample each row of the first modality belongs to.
-        second: (rows,) the same for the second.
-        size: samples in the batch.
-    """
-    place = torch.full((size,), -1, device=second.device).index_copy(
-        0, second, torch.arange(len(second), device=second.device)
-    )
-    match = place[first]
-    here = match >= 0
-    return here.nonzero().squeeze(1), match[here]

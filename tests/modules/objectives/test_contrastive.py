@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from modules.objectives.aligned import Aligned
 from modules.objectives.contrastive import InfoNCE, SigLIP
 from modules.objectives.contrastive_tiles import PairwiseSigmoid, SymmetricCrossEntropy
 
@@ -24,6 +25,10 @@ def unit(rows, dim=8, seed=0, dtype=torch.float64):
 
 def everyone(count):
     return torch.arange(count)
+
+
+def judge(objective, embeddings, rows, size):
+    return objective(Aligned(embeddings, rows, size, tokens={}))
 
 
 def open_clip_loss():
@@ -47,7 +52,7 @@ def theirs_for(objective, first, second, rank=0, world_size=1):
 
 def pair_loss(objective, first, second):
     rows = {"image": everyone(len(first)), "text": everyone(len(second))}
-    return objective({"image": first, "text": second}, rows, len(first))["image_text"]
+    return judge(objective, {"image": first, "text": second}, rows, len(first))["image_text"]
 
 
 def parameters(objective):
@@ -103,7 +108,7 @@ def test_the_order_of_the_batch_does_not_change_the_loss(objective):
     loss = objective(tile=6).double()
     torch.testing.assert_close(pair_loss(loss, first, second), pair_loss(loss, first[order], second[order]))
     shuffled = {"image": order, "text": everyone(20)}
-    by_rows = loss({"image": first[order], "text": second}, shuffled, 20)["image_text"]
+    by_rows = judge(loss, {"image": first[order], "text": second}, shuffled, 20)["image_text"]
     torch.testing.assert_close(by_rows, pair_loss(loss, first, second))
 
 
@@ -112,7 +117,7 @@ def test_rows_that_lack_a_modality_leave_the_logits(objective):
     image, text = unit(6, seed=1), unit(5, seed=2)
     rows = {"image": torch.tensor([0, 1, 2, 4, 5, 7]), "text": torch.tensor([0, 2, 3, 4, 6])}
     loss = objective(tile=2).double()
-    losses = loss({"image": image, "text": text}, rows, 8)
+    losses = judge(loss, {"image": image, "text": text}, rows, 8)
     both = pair_loss(loss, image[[0, 2, 3]], text[[0, 1, 3]])
     torch.testing.assert_close(losses["image_text"], both)
     losses["image_text"].backward()
@@ -124,7 +129,7 @@ def test_samples_without_any_modality_do_not_change_the_loss(objective):
     first, second = unit(6, seed=1), unit(6, seed=2)
     loss = objective().double()
     rows = {"image": everyone(6) * 3, "text": everyone(6) * 3}
-    padded = loss({"image": first, "text": second}, rows, 40)["image_text"]
+    padded = judge(loss, {"image": first, "text": second}, rows, 40)["image_text"]
     torch.testing.assert_close(padded, pair_loss(loss, first, second))
 
 
@@ -132,7 +137,7 @@ def test_samples_without_any_modality_do_not_change_the_loss(objective):
 def test_every_pair_of_modalities_has_a_loss_and_an_absent_one_gives_zero_with_a_gradient(objective):
     vectors = {"image": unit(4, seed=1), "text": unit(4, seed=2), "audio": unit(0), "video": unit(1, seed=3)}
     rows = {"image": everyone(4), "text": everyone(4), "audio": everyone(0), "video": everyone(1)}
-    losses = objective().double()(vectors, rows, 4)
+    losses = judge(objective().double(), vectors, rows, 4)
     assert sorted(losses) == [
         "audio_image",
         "audio_text",
@@ -223,9 +228,11 @@ def test_siglip_without_a_bias_trains_none():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: InfoNCE()({"image": unit(2)}, {"image": everyone(2)}, 2), "needs two modalities"),
+        (lambda: judge(InfoNCE(), {"image": unit(2)}, {"image": everyone(2)}, 2), "needs two modalities"),
         (
-            lambda: InfoNCE()({"a": unit(2, 3), "b": unit(2, 4)}, {"a": everyone(2), "b": everyone(2)}, 2),
+            lambda: judge(
+                InfoNCE(), {"a": unit(2, 3), "b": unit(2, 4)}, {"a": everyone(2), "b": everyone(2)}, 2
+            ),
             "differ in width",
         ),
         (lambda: InfoNCE(init_logit_scale=200.0), "init_logit_scale is 200.0, expected from 1 to"),
@@ -294,7 +301,7 @@ def uneven_on(rank, objective):
 
 def all_pairs(objective, vectors):
     loss = objective(tile=3).double()
-    losses = loss(vectors, {name: everyone(len(rows)) for name, rows in vectors.items()}, 8)
+    losses = judge(loss, vectors, {name: everyone(len(rows)) for name, rows in vectors.items()}, 8)
     sum(losses.values()).backward()
     gradients = {name: rows.grad for name, rows in vectors.items()}
     return {
