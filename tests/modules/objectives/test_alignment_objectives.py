@@ -1,6 +1,7 @@
 """Matching, completion and several objectives at once: what they judge, and what leaves them unmoved."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from modules.objectives.completion import Completion
 from modules.objectives.contrastive import InfoNCE, SigLIP
 from modules.objectives.draws import Draws
 from modules.objectives.matching import Matching, hard_negatives
+from modules.objectives.temporal import TemporalAlignment
 from modules.objectives.weighted import GradientBalanced, Weighted
 from modules.tokens import Tokens, full
+
+MODALITIES = ["audio", "image", "text", "video"]
 
 
 class Joined(nn.Module):
@@ -245,3 +249,28 @@ def test_weights_that_cannot_work_are_refused(build, message):
 def test_one_modality_is_refused(build, aligned):
     with pytest.raises(ValueError, match="needs two modalities or more, the model has: image"):
         build()(aligned({"image": [0, 1]}))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: InfoNCE(),
+        lambda: SigLIP(),
+        lambda: Matching(Joined(), dim=6),
+        lambda: Completion(MODALITIES, dim=4, hidden=8),
+        lambda: TemporalAlignment({"video": 8, "audio": 8}, dim=4),
+        lambda: GradientBalanced({"near": InfoNCE(), "match": Matching(Joined(), dim=6)}),
+    ],
+)
+def test_every_pattern_of_four_modalities_gives_finite_losses_and_gradients(build, aligned):
+    objective = build().double()
+    for pattern in itertools.product([[], [3], [0, 2, 3, 5]], repeat=4):
+        batch = aligned(dict(zip(MODALITIES, pattern, strict=True)))
+        objective.zero_grad()
+        losses = objective(batch)
+        sum(losses.values()).backward()
+        assert all(loss.isfinite() for loss in losses.values())
+        given = [tokens.features.grad for tokens in batch.tokens.values()]
+        trained = [parameter.grad for parameter in objective.parameters() if parameter.requires_grad]
+        assert all(gradient.isfinite().all() for gradient in (*given, *trained) if gradient is not None)
+        assert all(gradient is not None for gradient in trained)
