@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from modules.collectives import global_mean
 from modules.language_model import LanguageModel
 from modules.objectives.pretraining import PretrainingObjective
 from modules.packing import pack
@@ -54,6 +55,6 @@ class CausalLanguage(PretrainingObjective):
         real = target != -100
         logits = self.head[0](tokens.features[real])  # (real, vocab_size)
         count = max(1, len(logits))
-        loss = nn.functional.cross_entropy(logits.float(), target[real], reduction="sum") / count
+        total = nn.functional.cross_entropy(logits.float(), target[real], reduction="sum")
         accuracy = (logits.argmax(1) == target[real]).sum() / count
-        return {"causal_language": loss}, {"accuracy": accuracy.detach()}
+        return {"causal_language": global_mean(total, len(logits))}, {"accuracy": accuracy.detach()}
