@@ -4,7 +4,7 @@
     python benchmarks/loading.py --profile     # where our own time goes, and nothing else
 
 Needs `open_clip_torch`; litdata and mosaicml-streaming (`pip install -e '.[benchmark]'`) are left out where they are
-not installed. Takes about five minutes on two cores. The last line is one JSON object:
+not installed. Takes two to twenty minutes on two cores, as busy as they are. The last line is one JSON object:
 
 - `ours_over_open_clip`: how many times less CPU a training sample costs us than open_clip's own pipeline, in one
   process, median over rounds of the ratio within a round; `…_normalised_on_cpu`: the same with our pictures
