@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,9 @@ class Index:
     def __len__(self) -> int:
         return len(self.kinds)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "numbers"}
+
     @cached_property
     def starts(self) -> np.ndarray:
         """(samples + 1,): where the members of each sample begin in `offsets` and `sizes`."""
@@ -78,6 +82,20 @@ class Index:
         """Return the extensions of a sample's members."""
         return self.kind_members[self.kinds[place]]
 
+    @cached_property
+    def numbers(self) -> tuple[memoryview, memoryview, memoryview]:
+        """`starts`, `offsets` and `sizes` as Python's own numbers, which are several times faster to take one by one."""
+        return memoryview(self.starts), memoryview(self.offsets), memoryview(self.sizes)
+
+    def places(self, place: int) -> list[tuple[str, int, int]]:
+        """Return extension, offset and size of each member of a sample, in bytes."""
+        starts, offsets, sizes = self.numbers
+        start = starts[place]
+        return [
+            (extension, offsets[row], sizes[row])
+            for row, extension in enumerate(self.kind_members[self.kinds[place]], start)
+        ]
+
     def find(self, place: int, extension: str) -> tuple[int, int]:
         """Return offset and size of a member, in bytes.
 
@@ -89,5 +107,6 @@ class Index:
             raise KeyError(
                 f"sample '{self.key(place)}' has no member .{extension}, but .{', .'.join(members)}"
             )
-        row = self.starts[place] + members.index(extension)
-        return int(self.offsets[row]), int(self.sizes[row])
+        starts, offsets, sizes = self.numbers
+        row = starts[place] + members.index(extension)
+        return offsets[row], sizes[row]

@@ -85,14 +85,20 @@ class ShardReader:
         """
         shard, place = self.locate(position)
         offset, size = self.indices[shard].find(place, extension)
-        data = self._map(shard)[offset : offset + size]
-        if len(data) < size:
-            raise ShardError(f"{self.tars[shard]} was cut after it was indexed: copy it again")
-        return data
+        return self._map(shard)[offset : offset + size]
 
     def sample(self, position: int) -> dict[str, bytes]:
-        """Return all members of a sample by extension."""
-        return {extension: self.read(position, extension) for extension in self.extensions(position)}
+        """Return all members of a sample by extension.
+
+        Raises:
+            ShardError: when the shard has been cut meanwhile.
+        """
+        shard, place = self.locate(position)
+        tar = self._map(shard)
+        return {
+            extension: tar[offset : offset + size]
+            for extension, offset, size in self.indices[shard].places(place)
+        }
 
     def sizes(self, extension_of_kind: Sequence[str | None]) -> np.ndarray:
         """Return the bytes of one member of each sample, (samples,) int64; 0 where a kind names none.
@@ -135,7 +141,10 @@ class ShardReader:
                 self._maps.pop(next(iter(self._maps))).close()  # the one that was opened first
             tar = self.tars[shard]
             with open(_needed(self.cache, tar).fetch(tar) if isinstance(tar, str) else tar, "rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(mapped) < self.indices[shard].tar_bytes:
+                raise ShardError(f"{tar} was cut after it was indexed: copy it again")
+            self._maps[shard] = mapped
         return self._maps[shard]
 
 
