@@ -8,6 +8,8 @@ UNSAFE_MEMBERS = frozenset(
     | {"pth", "pt", "ckpt", "npy", "npz"}
 )
 """Members that common decoders unpickle, in capitals or compressed as well; never delivered."""
+COMPRESSED_MEMBERS = frozenset({"gz", "bgz", "bz2", "xz", "lzma", "zst", "zstd", "lz4", "br", "zip", "7z"})
+"""Last parts of extensions whose content may unpack to any size; nothing here unpacks, so none is delivered."""
 MAX_KEY_CHARACTERS = 512
 _EXTENSION = re.compile(r"[\w.+-]{1,128}")
 
@@ -25,6 +27,8 @@ def extension_problem(extension: str) -> str | None:
     """Return why a member with such an extension, in lower case, is never delivered; None where it is."""
     if not UNSAFE_MEMBERS.isdisjoint(extension.split(".")):
         return "unsafe_member"
+    if extension.rpartition(".")[2] in COMPRESSED_MEMBERS:
+        return "compressed_member"
     if extension.startswith("__"):
         return "reserved_name"  # webdataset's own fields: __key__, __url__, …
     return None if _EXTENSION.fullmatch(extension) else "unsafe_name"

@@ -255,6 +255,12 @@ CASES: dict[str, Callable[[], BadShard]] = {
         )
         for extension in ("__key__", "__url__", "__bad__", "__LOCAL_PATH__")
     },
+    **{
+        f"a member .{extension}": lambda extension=extension: bad(
+            GOOD + entry(f"s009.{extension}", gzip.compress(bytes(1 << 20))) + END, "compressed_member"
+        )
+        for extension in ("txt.gz", "json.ZST", "nii.gz", "xz", "zip")
+    },
     "a pickled member alone": lambda: bad(GOOD + entry("s100.pkl", b"\x80\x04.") + END, "unsafe_member"),
     "an extension of odd characters": lambda: bad(GOOD + entry("s009.a b;c", b"x") + END, "unsafe_name"),
     # more than once
