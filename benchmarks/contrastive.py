@@ -1,8 +1,9 @@
 """Contrastive losses beside open_clip's: peak extra memory and time of one forward and backward, in float32.
 
-Needs about 8 GiB for the default batch of 16 384, open_clip's share; 10 minutes on 2 CPU cores.
+Needs about 8 GiB for the default batch of 16 384, open_clip's share; some minutes on a CPU core.
   python -m benchmarks.contrastive
   python -m benchmarks.contrastive --loss siglip --batches 2048 4096 8192
+With others at work on the machine, OMP_NUM_THREADS=1 gives steadier ratios than threads that wait for each other.
 Memory is the growth of ru_maxrss in a process of its own for each figure, time the median of steps that alternate
 in one process. The last line is one JSON object, about the largest batch.
 """
