@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.preparation.cleaning import read
-from datamodules.preparation.pictures import rgb
-from datamodules.sources.source import Sample
+from datamodules.preparation.cleaning.images import rgb
+from datamodules.sources.source import Sample, read
 
 if TYPE_CHECKING:
     from datamodules.modalities.build import Modality

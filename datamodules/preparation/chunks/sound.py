@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from datamodules.preparation.chunks.cutter import Cutter, Piece
-from datamodules.preparation.cleaning import Reject, read
-from datamodules.preparation.decodable import UndecodableError, check_sound
-from datamodules.sources.source import SOUND_SUFFIXES, Member
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.cleaning.media import check_sound
+from datamodules.sources.source import SOUND_SUFFIXES, Member, read
 
 DEPTHS = {"PCM_S8": "PCM_16", "PCM_U8": "PCM_16", "PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_32": "PCM_24"}
 """How integers of each kind are kept; floats of WAV as 24 bit, what was compressed with loss as 16 bit."""
@@ -56,11 +56,8 @@ class SoundChunks(Cutter):
         import soundfile
 
         data = read(member)
-        try:
-            # All of it first: what is cut off must not pass as a few good chunks.
-            check_sound(data, 0.0, self.max_seconds)
-        except UndecodableError as error:
-            raise Reject(str(error)) from error
+        # All of it first: what is cut off must not pass as a few good chunks.
+        check_sound(data, 0.0, self.max_seconds)
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             if sound.channels > MAX_FLAC_CHANNELS:
                 raise Reject("too many channels")

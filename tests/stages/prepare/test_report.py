@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from datamodules.preparation.exhibits import FILE, Exhibits
-from datamodules.preparation.measures import measure
+from datamodules.preparation.exhibits.exhibits import FILE, Exhibits
+from datamodules.preparation.exhibits.measures import measure
 from datamodules.shards.writer import write_shards
 from datamodules.sources.source import Dropped, Sample
 from stages.prepare.report import write_report
