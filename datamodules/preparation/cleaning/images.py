@@ -1,16 +1,15 @@
-"""Filters by the size and shape of images, which the header tells."""
+"""Filters by the size and shape of images, which the header tells, and images as those see them that compare many."""
 
-import io
-import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datamodules.modalities.pictures import HEADER_FORMATS
+from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.pictures import look_at_picture, read_size
 from datamodules.preparation.cleaning.filter import Filter, Reject
 from datamodules.sources.source import IMAGE_SUFFIXES, Sample
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
 MAX_PIXELS = 64_000_000
@@ -58,61 +57,21 @@ class ImageAspect(Filter):
 
 def sizes(sample: Sample) -> list[tuple[int, int]]:
     """Return width and height of every image of a loaded sample that has a readable header."""
-    found = [size_of(data) for suffix, data in sample.members.items() if suffix in IMAGE_SUFFIXES]
-    return [size for size in found if size is not None]
-
-
-def size_of(data: bytes) -> tuple[int, int] | None:
-    """Return width and height in pixels from an image's header, or None where the bytes are no image."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(data), formats=HEADER_FORMATS).size
-    except (
-        Exception
-    ):  # decoders raise many kinds; that these bytes are no image is for `Undecodable` to count
-        return None
-
-
-def rgb(data: bytes) -> "np.ndarray | None":
-    """Return an image as pixels (height, width, 3), uint8, upright and on white; None for no image, or a huge one."""
-    import numpy as np
-
-    picture = opened(data, None, 0)
-    return None if picture is None else np.array(picture.convert("RGB"))
+    found = []
+    for suffix, data in sample.members.items():
+        if suffix in IMAGE_SUFFIXES:
+            with suppress(BadSample):  # that these bytes are no image is for `Undecodable` to count
+                found.append(read_size(data))
+    return found
 
 
 def grey(data: bytes, side: int) -> "Image | None":
     """Return an image in grey levels, upright and on white, at least `side` pixels wide and high where it was so.
 
-    JPEG is decoded at an eighth, a quarter or half of its size where that is enough.
-
     Returns:
         None where the bytes are no image, or one of more than 64 million pixels.
     """
-    picture = opened(data, "L", side)
-    return None if picture is None else picture.convert("L")
-
-
-def opened(data: bytes, draft: str | None, side: int) -> "Image | None":
-    """Return a decoded image, upright and on white; None where it is none, or too large."""
-    from PIL import Image, ImageOps
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=HEADER_FORMATS)
-            if picture.width * picture.height > MAX_PIXELS:
-                return None
-            if draft is not None:
-                picture.draft(draft, (side, side))
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-                picture = Image.alpha_composite(white, picture)
-            return picture
-    except Exception:  # as above
+        return look_at_picture(data, mode="L", min_side=side, max_pixels=MAX_PIXELS)
+    except BadSample:
         return None

@@ -1,10 +1,11 @@
 """Filter by how a sound was recorded: too quiet, clipped, or mostly silence."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.sounds import open_sound
 from datamodules.preparation.cleaning.filter import Filter, Reject
 from datamodules.sources.source import SOUND_SUFFIXES, Sample
 
@@ -100,10 +101,10 @@ def minutes(data: bytes) -> "Iterator[tuple[np.ndarray, int]]":
     import soundfile
 
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with open_sound(data) as sound:
             size = max(1, round(WINDOW_SECONDS * sound.samplerate))
             limit = round(MAX_SECONDS * sound.samplerate)
             for part in sound.blocks(3000 * size, frames=limit, dtype="float32", always_2d=True):
                 yield np.nan_to_num(part), size
-    except soundfile.SoundFileError:
+    except (BadSample, soundfile.SoundFileError):
         return

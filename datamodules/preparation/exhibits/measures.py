@@ -1,15 +1,15 @@
 """Measures of a sample, for the histograms of a set: lengths, sizes, loudness; cheap, as each kept sample has them."""
 
-import io
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.modalities.pictures import HEADER_FORMATS
+from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.pictures import read_size
+from datamodules.modalities.sounds import open_sound, read_beginning
 from datamodules.preparation.exhibits.histogram import Histogram
-from datamodules.preparation.exhibits.previews import PreviewError, blocks, opened_sound
+from datamodules.preparation.exhibits.previews import LONGEST_S
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Sample
 
 LEVEL_S = 2
@@ -74,13 +74,9 @@ def of_text(data: bytes) -> dict[str, float]:
 
 def of_image(data: bytes) -> dict[str, float]:
     """Return width, height and their ratio, from the header alone."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            width, height = Image.open(io.BytesIO(data), formats=HEADER_FORMATS).size
-    except Exception:  # Pillow raises whatever a format brings; the filters say why such an image is dropped
+        width, height = read_size(data)
+    except BadSample:  # the filters say why such an image is dropped
         return {}
     if not width or not height:
         return {}
@@ -89,13 +85,11 @@ def of_image(data: bytes) -> dict[str, float]:
 
 def of_sound(data: bytes) -> dict[str, float]:
     """Return the length in seconds that the header tells, and the level of the beginning in dB below full scale."""
-    import soundfile
-
     try:
-        with opened_sound(data) as file:
+        with open_sound(data, LONGEST_S) as file:
             seconds = file.frames / file.samplerate
-            heard = list(blocks(file, min(file.frames, LEVEL_S * file.samplerate)))
-    except (soundfile.SoundFileError, PreviewError):
+            heard = list(read_beginning(file, min(file.frames, LEVEL_S * file.samplerate)))
+    except BadSample:
         return {}
     if not heard:
         return {}

@@ -3,18 +3,14 @@
 import base64
 import io
 import unicodedata
-import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from datamodules.modalities.pictures import HEADER_FORMATS
+from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.pictures import look_at_picture, read_size
+from datamodules.modalities.sounds import FORMATS, open_sound, read_beginning
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Member, read
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from soundfile import SoundFile
 
 TEXT_SUFFIXES = frozenset({"txt", "cls", "json", "srt", "vtt"})
 SIDE_PIXELS = 160
@@ -27,21 +23,18 @@ LONGEST_S = 1e6
 MAX_CHARACTERS = 300
 MAX_SUFFIX = 40
 PEAKS = 120
-BLOCK_FRAMES = 1 << 16
-"""libsndfile seeks before each read, which is slow: fewer and larger ones are better."""
-MIMES = {
-    "FLAC": "audio/flac",
-    "WAV": "audio/wav",
-    "WAVEX": "audio/wav",
-    "OGG": "audio/ogg",
-    "MP3": "audio/mpeg",
+WHY = {
+    "image_too_large": "too many pixels to show",
+    "image_aspect": "too narrow to show",
+    "undecodable_image": "undecodable",
+    "undecodable_audio": "undecodable",
+    "audio_header": "of no usual rate, channels or length",
+    "audio_not_finite": "not finite",
 }
-SAMPLING_RATES_HZ = range(1_000, 768_001)
-MAX_CHANNELS = 64
 
 
 class PreviewError(ValueError):
-    """Bytes that cannot be shown; the message says why in a few words."""
+    """A member that cannot be read to be shown; the message says why in a few words."""
 
 
 def preview(suffix: str, member: Member) -> dict[str, Any]:
@@ -65,6 +58,8 @@ def preview(suffix: str, member: Member) -> dict[str, Any]:
             return found | {"kind": "text", **words(looked_at(member))}
     except PreviewError as error:
         return found | {"kind": "bad", "why": str(error)}
+    except BadSample as bad:
+        return found | {"kind": "bad", "why": WHY[bad.reason]}
     return found | {"kind": "file"}
 
 
@@ -87,101 +82,37 @@ def picture(data: bytes) -> dict[str, Any]:
     """Return a thumbnail, upright, on white, and the size of the whole in pixels, as stored.
 
     Raises:
-        PreviewError: it is no picture of an allowed format, or too large or too narrow to decode for this.
+        BadSample: it is no picture of an allowed format, or too large or too narrow to decode for this.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=HEADER_FORMATS)
-            width, height = image.size
-            if width * height > MAX_PIXELS or max(image.size) > MAX_ASPECT * min(image.size):
-                raise PreviewError(f"{width} × {height} pixels: too many, or too narrow, to show")
-            image.draft("RGB", (2 * SIDE_PIXELS, 2 * SIDE_PIXELS))
-            small = opaque(ImageOps.exif_transpose(image))
-            small.thumbnail((SIDE_PIXELS, SIDE_PIXELS))
-            file = io.BytesIO()
-            small.save(file, "JPEG", quality=80)
-    except PreviewError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever their format brings
-        raise PreviewError(f"undecodable ({type(error).__name__})") from error
+    width, height = read_size(data)
+    small = look_at_picture(
+        data, mode="RGB", min_side=2 * SIDE_PIXELS, max_pixels=MAX_PIXELS, max_aspect=MAX_ASPECT
+    )
+    small.thumbnail((SIDE_PIXELS, SIDE_PIXELS))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
     return {"uri": data_uri(file.getvalue(), "image/jpeg"), "width": width, "height": height}
-
-
-def opaque(image: "Image") -> "Image":
-    """Return an image as 8-bit RGB: 16 bits scaled, transparency laid on white."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image.convert("RGB")
 
 
 def sound(data: bytes) -> dict[str, Any]:
     """Return the length in seconds as the header has it, peaks of the first minute, and all of it when that is small.
 
     Raises:
-        PreviewError: it is no sound of an allowed format, or not finite.
+        BadSample: it is no sound of an allowed format, or not finite.
     """
-    import soundfile
-
-    try:
-        with opened_sound(data) as file:
-            frames = min(file.frames, MAX_HEARD_S * file.samplerate)
-            group = max(1, frames // (4 * PEAKS))
-            largest = [
-                np.maximum.reduceat(np.abs(part).max(1), np.arange(0, len(part), group))
-                for part in blocks(file, frames)
-            ]
-            found = {
-                "seconds": round(file.frames / file.samplerate, 3),
-                "peaks": [round(peak, 2) for peak in peaks(np.concatenate([[0.0], *largest]), PEAKS)],
-            }
-            mime = MIMES[file.format]
-    except soundfile.SoundFileError as error:
-        raise PreviewError("undecodable") from error
+    with open_sound(data, LONGEST_S) as file:
+        frames = min(file.frames, MAX_HEARD_S * file.samplerate)
+        group = max(1, frames // (4 * PEAKS))
+        largest = [
+            np.maximum.reduceat(np.abs(part).max(1), np.arange(0, len(part), group))
+            for part in read_beginning(file, frames)
+        ]
+        found = {
+            "seconds": round(file.frames / file.samplerate, 3),
+            "peaks": [round(peak, 2) for peak in peaks(np.concatenate([[0.0], *largest]), PEAKS)],
+        }
+        mime = FORMATS[file.format]
     return found | ({"uri": data_uri(data, mime)} if len(data) <= MAX_PLAYED_BYTES else {})
-
-
-def opened_sound(data: bytes) -> "SoundFile":
-    """Open a sound of an allowed format, rate, number of channels and length, all as the header claims.
-
-    Raises:
-        PreviewError: it is none.
-        soundfile.SoundFileError: it cannot be opened.
-    """
-    import soundfile
-
-    file = soundfile.SoundFile(io.BytesIO(data))
-    is_usual = file.samplerate in SAMPLING_RATES_HZ and file.channels <= MAX_CHANNELS
-    if file.format in MIMES and is_usual and file.frames <= LONGEST_S * file.samplerate:
-        return file
-    file.close()
-    raise PreviewError(
-        f"{file.format}, {file.samplerate} Hz, {file.channels} channels, {file.frames} frames: not shown"
-    )
-
-
-def blocks(file: "SoundFile", frames: int) -> Iterator[np.ndarray]:
-    """Yield at most `frames` frames of a sound in blocks (frames, channels), float32, none of them empty.
-
-    Raises:
-        PreviewError: a value is not finite.
-    """
-    while frames > 0:
-        part = file.read(min(BLOCK_FRAMES, frames), dtype="float32", always_2d=True)
-        if not len(part):
-            return
-        if not np.isfinite(part).all():
-            raise PreviewError("not finite")
-        frames -= len(part)
-        yield part
 
 
 def peaks(sizes: np.ndarray, count: int) -> list[float]:

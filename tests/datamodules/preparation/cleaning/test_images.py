@@ -1,9 +1,13 @@
 """Filters by the header of images."""
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from datamodules.preparation.cleaning.filter import Reject
-from datamodules.preparation.cleaning.images import ImageAspect, ImageSize
+from datamodules.preparation.cleaning.images import ImageAspect, ImageSize, grey
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,20 @@ def test_bounds_that_would_drop_everything_are_refused():
         ImageSize(min_side=300, max_side=200)
     with pytest.raises(ValueError, match="expected 1"):
         ImageAspect(max_aspect=0.5)
+
+
+def test_grey_levels_are_those_of_the_picture_in_16_bits_too():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(np.tile(ramp, (32, 1))).save(file, "PNG")
+    assert np.abs(np.asarray(grey(file.getvalue(), 32)).astype(int) - np.arange(256)).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_grey_levels_are_those_of_the_picture_upright(kind, orientation, picture, as_jpeg):
+    turned = Image.Exif()
+    turned[0x0112] = orientation
+    data = as_jpeg(picture(1), kind, exif=turned)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("L")
+    assert np.abs(np.asarray(grey(data, 10_000)).astype(int) - np.asarray(upright)).max() <= 2
