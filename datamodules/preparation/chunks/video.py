@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.preparation.chunks.cutter import Cutter, Piece
-from datamodules.preparation.cleaning import Reject, read
-from datamodules.preparation.video import VideoError, opened
-from datamodules.sources.source import Member
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.video.reading import VideoError, opened
+from datamodules.sources.source import Member, read
 
 if TYPE_CHECKING:
     from av import AudioFrame, VideoFrame
