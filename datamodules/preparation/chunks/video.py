@@ -110,10 +110,10 @@ class Writer:
         self.start_s, self.end_s = start_s, end_s
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
-        # One thread and no date: the same bytes each time.
-        self.video = self.container.add_stream(
-            "libx264", rate=video.average_rate or 25, options={"crf": str(crf), "threads": "1"}
-        )
+        # The same bytes each time: one thread, no date, and no macroblock tree, whose vectorised code reads beyond
+        # the rows of narrow pictures, so that what it decides depends on what lay in memory.
+        options = {"crf": str(crf), "threads": "1", "mbtree": "0"}
+        self.video = self.container.add_stream("libx264", rate=video.average_rate or 25, options=options)
         self.video.width, self.video.height = video.width // 2 * 2, video.height // 2 * 2
         self.video.pix_fmt = "yuv420p"
         self.video.time_base = self.video.codec_context.time_base = Fraction(1, CLOCK_HZ)

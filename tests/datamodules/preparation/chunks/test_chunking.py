@@ -242,6 +242,16 @@ def test_a_video_as_bytes_is_cut_to_the_same_bytes_each_time(video):
     assert made[0] == made[1] and len(made[0]) == 2
 
 
+def test_the_bytes_of_a_piece_do_not_depend_on_what_lay_in_memory(video):
+    made = set()
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        dirt = [rng.integers(0, 255, size, dtype=np.uint8) for size in rng.integers(1_000, 300_000, 50)]
+        del dirt  # freed, it is what the encoder's buffers hold at first
+        made.add(tuple(piece.data for piece in VideoChunks(seconds=6, overlap_s=0).cut(video)))
+    assert len(made) == 1
+
+
 def test_a_broken_video_is_rejected_and_no_file_of_ours_stays(video, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     broken = video.read_bytes()
