@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-# The sources and filters are imported so that --help lists them and a short name such as `Folder` will do.
+# Sources, filters and aligners are imported so that --help lists them and a short name such as `Folder` will do.
+from datamodules.preparation.alignment.activity import Activity  # noqa: F401
+from datamodules.preparation.alignment.timestamps import Timestamps  # noqa: F401
 from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, TextLength, Undecodable  # noqa: F401
 from datamodules.preparation.examining import Examiner
 from datamodules.preparation.local_engine import LocalEngine
@@ -22,6 +24,7 @@ from datamodules.sources.llava_json import LlavaJson  # noqa: F401
 from datamodules.sources.localized_narratives import LocalizedNarratives  # noqa: F401
 from datamodules.sources.open_images import OpenImages  # noqa: F401
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
+from datamodules.sources.synchronised_clips import SynchronisedClips  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from datamodules.sources.text_table import TextTable  # noqa: F401
 from datamodules.sources.visual_questions import VisualQuestions  # noqa: F401

@@ -89,7 +89,7 @@ class Speech(Aligner):
         deviations = [(self.earlier_s(cue) * FPS, self.jitter_s * FPS) for cue in cues]
         pace = None
         for _ in range(NUM_ROUNDS):
-            found = choose(hearings, expected_s * FPS, deviations, pace)
+            found = choose(hearings, expected_s * FPS, deviations, pace, edges.starts_s * FPS)
             pace = usual_pace(found, hearings)
             begins_s = np.array([place.begin / FPS for place in found])
             is_sure = np.array([place.is_heard for place in found])

@@ -91,7 +91,9 @@ def test_flashes_and_clicks_tell_the_drift_to_the_sample(offset_s, rate):
 def test_pictures_that_show_nothing_of_the_sound_are_refused():
     rng = np.random.default_rng(2)
     with pytest.raises(SyncError):
-        drift_from_events(1.0 * (rng.random(500) > 0.97), Fraction(25), rng.normal(size=20 * RATE_HZ), RATE_HZ)
+        drift_from_events(
+            1.0 * (rng.random(500) > 0.97), Fraction(25), rng.normal(size=20 * RATE_HZ), RATE_HZ
+        )
 
 
 def test_repair_shifts_and_pads():
