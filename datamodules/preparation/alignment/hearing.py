@@ -11,6 +11,8 @@ from datamodules.preparation.alignment.warp import warp
 
 SHARPNESS = 20.0
 """Turns how much better than by chance a cue fits into the price of a place."""
+CHANCE = 5.0
+"""A clip whose cues fit so much better than by chance in the median has a mismatch of 1 / e."""
 TURNED_PRICE = 0.3
 PACE_DEVIATION = 0.12
 """How far the pace of a sentence may be from the narrator's usual: a standard deviation of its logarithm."""
@@ -51,8 +53,6 @@ class Hearing:
     """(candidates,) frames"""
     fit: np.ndarray
     """(candidates,) 0 is by chance, less is better."""
-    mismatch: float
-    """The distance from the sound over the distance when spoken backwards."""
 
     def path(self, candidate: int, voice: np.ndarray, heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which frame of the cue (cells,) is heard in which of the sound (cells,).
@@ -83,7 +83,6 @@ def hear(voice: np.ndarray, heard: np.ndarray, window: slice) -> Hearing:
         begins=low + np.concatenate([warping.begins, columns[::-1]]),
         ends=low + np.concatenate([columns, len(columns) - 1 - turned.begins]) + 1,
         fit=price + SHARPNESS * np.sqrt(len(voice) / FRAMES_PER_S) * (found / max(by_chance, 1e-9) - 1),
-        mismatch=float(warping.distances.min() / max(backwards.distances.min(), 1e-9)),
     )
 
 
@@ -123,7 +122,7 @@ def places(
 
 
 def gap(onsets: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    """Return how far each begin (places,) is from the nearest of the onsets, ascending, frames; infinite without any."""
+    """Return how far each begin (places,) is from the nearest of the onsets, ascending; infinite without any."""
     padded = np.concatenate([[-np.inf], onsets, [np.inf]])
     after = np.searchsorted(padded, begins)
     return np.minimum(padded[after] - begins, begins - padded[after - 1])
@@ -143,6 +142,15 @@ def choose(
     ]
     taken = in_order([[(one.begin, one.end, one.price) for one in choice] for choice in offered])
     return [choice[index] for choice, index in zip(offered, taken, strict=True)]
+
+
+def mismatch(found: list[Place], hearings: list[Hearing]) -> float:
+    """Return how badly the cues fit what is heard where they were found: near 0 for what is said, 1 is by chance."""
+    fits = [
+        0.0 if place.candidate is None else float(hearing.fit[place.candidate])
+        for place, hearing in zip(found, hearings, strict=True)
+    ]
+    return min(1.0, float(np.exp(np.median(fits) / CHANCE)))
 
 
 def usual_pace(found: list[Place], hearings: list[Hearing]) -> float | None:
