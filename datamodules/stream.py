@@ -14,7 +14,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.batch import Batch
 from datamodules.modalities.bad_sample import BadSample
 from datamodules.modalities.build import Modality
-from datamodules.shards.order import Order
+from datamodules.modalities.features import check_features
+from datamodules.shards.cache import ShardCache
+from datamodules.shards.columns import LeftOut
+from datamodules.shards.errors import ShardError
+from datamodules.shards.order import Order, Positions
 from datamodules.shards.reader import ShardReader
 
 
@@ -22,9 +26,13 @@ class SampleSet:
     """The samples of shards that a model can use: those with a member for a modality, and for all required ones.
 
     Args:
-        paths: folders of shards, tars or patterns.
+        paths: folders of shards, tars, patterns, lists or URLs.
         modalities: by name.
         require: names of the modalities that every sample must have.
+        cache: where shards of URLs are kept.
+
+    Attributes:
+        positions: (samples,), of each in the reader.
 
     Raises:
         FileNotFoundError: when a path holds no shards.
@@ -36,38 +44,65 @@ class SampleSet:
         paths: str | Path | Iterable[str | Path],
         modalities: Mapping[str, Modality],
         require: Sequence[str] = (),
+        cache: ShardCache | None = None,
     ) -> None:
-        self.reader = ShardReader(paths)
-        for reason, names in self.reader.left_out().items():
-            warnings.warn(
-                f"left out of {paths}: {reason}: {len(names)} ({', '.join(names[:3])})", stacklevel=2
-            )
+        self.reader = ShardReader(paths, cache)
         self.modalities, self.require = dict(modalities), tuple(require)
         if unknown := set(require) - set(modalities):
             raise ValueError(
                 f"require names {', '.join(sorted(unknown))}, the modalities are {', '.join(modalities)}"
             )
-        self.positions = [p for p in range(len(self.reader)) if self._is_usable(self.members(p))]
-        if not self.positions:
-            there = sorted({e for index in self.reader.indices for members in index.members for e in members})
+        self._members = [self._chosen(kind) for kind in self.reader.kinds]
+        is_usable = np.array([self._is_usable(chosen) for chosen in self._members], dtype=bool)
+        usable = is_usable[self.reader.kind_of]
+        self.positions = np.flatnonzero(usable)
+        self._lacking = LeftOut(
+            int((~usable).sum()),
+            [self.reader.key(int(position)) for position in np.flatnonzero(~usable)[:20]],
+        )
+        for reason, left in self.left_out().items():
+            warnings.warn(
+                f"left out of {paths}: {reason}: {left.count} ({', '.join(left.names[:3])})", stacklevel=2
+            )
+        if not len(self.positions):
+            there = sorted({extension for kind in self.reader.kinds for extension in kind})
             wanted = {name: modality.members for name, modality in self.modalities.items()}
-            raise ValueError(
+            out = "; ".join(
+                f"{reason}: {', '.join(o.names[:3])}" for reason, o in self.reader.left_out().items()
+            )
+            raise ShardError(
                 f"{paths} holds {len(self.reader)} samples with members {', '.join(there) or 'of no kind'}, "
                 f"and none has what the model takes: {wanted}{f', all of {require}' if require else ''}"
+                f"{f' (left out: {out})' if out else ''}"
             )
+        check_features(self.reader, self.modalities)
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def members(self, position: int) -> dict[str, str]:
         """Return modality -> extension of the member that a sample of the reader has for it."""
-        there = set(self.reader.extensions(position))
-        found = {}
-        for name, modality in self.modalities.items():
-            extension = next((member for member in modality.members if member in there), None)
-            if extension is not None:
-                found[name] = extension
+        return self._members[self.reader.kind_of[position]]
+
+    def left_out(self) -> dict[str, LeftOut]:
+        """Return reason -> what is no part of this set: what the indices leave out, and what lacks a modality."""
+        found = self.reader.left_out()
+        if self.require and self._lacking.count:
+            found["lacks_modality"] = self._lacking
         return found
+
+    def counts(self, paths_of: Sequence[int]) -> list[int]:
+        """Return how many samples each group of consecutive paths has, for groups of so many paths each."""
+        ends = [self.reader.path_ends[last - 1] for last in np.cumsum(paths_of)]
+        return np.diff(np.searchsorted(self.positions, ends), prepend=0).tolist()
+
+    def shards(self) -> np.ndarray:
+        """Return the shard that each sample lies in, (samples,) int64."""
+        return np.searchsorted(self.reader.ends, self.positions, side="right")
+
+    def lengths(self, modality: str) -> np.ndarray:
+        """Return the bytes of the member that each sample has for a modality, (samples,) int64; 0 where it has none."""
+        return self.reader.sizes([chosen.get(modality) for chosen in self._members])[self.positions]
 
     def batch(
         self, places: Iterable[int], cursor: int, rngs: Iterable[np.random.Generator] | None = None
@@ -86,7 +121,7 @@ class SampleSet:
         places = list(places)
         generators: list[np.random.Generator | None] = list(rngs) if rngs else [None] * len(places)
         for place, rng in zip(places, generators, strict=True):
-            position = self.positions[place]
+            position = int(self.positions[place])
             key = self.reader.key(position)
             decoded = {}
             for name, extension in self.members(position).items():
@@ -109,6 +144,14 @@ class SampleSet:
             cursor=cursor,
             skipped=skipped,
         )
+
+    def _chosen(self, kind: Sequence[str]) -> dict[str, str]:
+        found = {}
+        for name, modality in self.modalities.items():
+            extension = next((member for member in modality.members if member in kind), None)
+            if extension is not None:
+                found[name] = extension
+        return found
 
     def _is_usable(self, names: Iterable[str]) -> bool:
         names = set(names)
@@ -136,18 +179,22 @@ class SampleStream(IterableDataset):
         share: of this rank; the batch size divides by its world size.
         seed: of order and augmentation; None for evaluation: the order of the shards, once, nothing augmented.
         start: global position to begin at; each pass over the stream begins where this says at that time.
+        order: which sample comes at each position; by default each once an epoch.
     """
 
     def __init__(
-        self, samples: SampleSet, batch_size: int, share: Share, *, seed: int | None = None, start: int = 0
+        self,
+        samples: SampleSet,
+        batch_size: int,
+        share: Share,
+        *,
+        seed: int | None = None,
+        start: int = 0,
+        order: Positions | None = None,
     ) -> None:
-        self.samples, self.batch_size, self.share, self.seed, self.start = (
-            samples,
-            batch_size,
-            share,
-            seed,
-            start,
-        )
+        self.samples, self.batch_size, self.share = samples, batch_size, share
+        self.seed, self.start = seed, start
+        self.order = order or Order(len(samples), seed=seed or 0, shuffle=seed is not None)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -158,18 +205,19 @@ class SampleStream(IterableDataset):
                 signal.signal(stop, signal.SIG_IGN)  # the main process decides when to stop
         count = len(self.samples)
         mine = self.batch_size // self.share.world_size
-        order = Order(count, seed=self.seed or 0, shuffle=self.seed is not None)
         begin = self.start + number * self.batch_size
         while self.seed is not None or begin < count:
             first = begin + self.share.rank * mine
             if self.seed is None:
-                yield self.samples.batch(
-                    range(min(first, count), min(first + mine, count)), begin + self.batch_size
-                )
+                places = range(min(first, count), min(first + mine, count))
+                yield self.samples.batch(places, begin + self.batch_size)
             else:
-                positions = range(first, first + mine)
-                rngs = (np.random.default_rng(np.random.SeedSequence((self.seed, 1, p))) for p in positions)
-                yield self.samples.batch([order(p) for p in positions], begin + self.batch_size, rngs)
+                rngs = (
+                    np.random.default_rng(np.random.SeedSequence((self.seed, 1, position)))
+                    for position in range(first, first + mine)
+                )
+                places = self.order.span(first, first + mine).tolist()
+                yield self.samples.batch(places, begin + self.batch_size, rngs)
             begin += stride * self.batch_size
 
 
@@ -182,7 +230,7 @@ def batches(
     """Return one pass over shards, in order, in this process.
 
     Args:
-        paths: folders of shards, tars or patterns.
+        paths: folders of shards, tars, patterns or lists.
         modalities: by name.
         batch_size: samples in a batch.
         require: modalities that every sample must have.

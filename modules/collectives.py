@@ -1,40 +1,71 @@
-"""Collectives with gradients: what a loss over all ranks needs."""
+"""Collectives: what a loss over all ranks needs.
 
-from typing import Any
+One convention holds throughout. DDP averages the gradients of all ranks, so a loss that every rank knows whole
+must give a rank's own rows world_size times their true gradient, and a parameter that every rank holds its true one.
+"""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
-class _AllGather(torch.autograd.Function):
-    """Concatenate equal blocks of all ranks; the gradient of a rank's block is summed over all ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, block: Tensor) -> Tensor:
-        blocks = [torch.empty_like(block) for _ in range(dist.get_world_size())]
-        dist.all_gather(blocks, block.contiguous())
-        return torch.cat(blocks)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Every rank computes the same global loss, and DDP averages gradients over ranks: the sum over ranks of
-        # a rank's own block is world_size times the true gradient, and the average takes it back.
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        size = len(gradient) // dist.get_world_size()
-        return gradient[dist.get_rank() * size :][:size]
+def world() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks: (0, 1) where nothing is distributed."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
 
 
-def gather_rows(vectors: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Concatenate the rows of all ranks, with gradients: (size x ranks, dim), (size x ranks,) bool.
+def gather_counts(counts: Tensor) -> list[list[int]]:
+    """Return every rank's counts (k,), int64, as plain numbers by rank."""
+    if world()[1] == 1:
+        return [counts.tolist()]
+    everyone = [torch.empty_like(counts) for _ in range(world()[1])]
+    dist.all_gather(everyone, counts)
+    return [theirs.tolist() for theirs in everyone]
+
+
+def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
+    """Concatenate the rows (counts[rank], …) of all ranks, without gradients: (sum of counts, …).
 
     Args:
-        vectors: (size, dim); every rank has the same size.
-        present: (size,), bool.
+        rows: this rank's; it may have none.
+        counts: rows of every rank.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return vectors, present
-    flags = [torch.empty_like(present) for _ in range(dist.get_world_size())]
-    dist.all_gather(flags, present)
-    return _AllGather.apply(vectors), torch.cat(flags)
+    if len(counts) == 1:
+        return rows
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])  # a collective takes equal blocks
+    padded[: len(rows)] = rows
+    blocks = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(blocks, padded)
+    return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Add up a tensor of equal shape on all ranks, in place and without gradients."""
+    if world()[1] > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def logsumexp_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the log of the sum over ranks of exp(tensor), without gradients."""
+    if world()[1] == 1:
+        return tensor
+    everyone = [torch.empty_like(tensor) for _ in range(world()[1])]
+    dist.all_gather(everyone, tensor.contiguous())
+    return torch.stack(everyone).logsumexp(0)
+
+
+def global_mean(total: Tensor, count: int | Tensor) -> Tensor:
+    """Return a sum divided by the number of its terms on the average rank.
+
+    The mean over ranks of what this returns is the mean over all terms of all ranks, and so are the gradients that
+    DDP averages: a rank with few terms weighs little. Zero, with its graph, where no rank has a term.
+
+    Args:
+        total: this rank's sum, a scalar.
+        count: how many terms it has.
+    """
+    terms = torch.as_tensor(count, dtype=torch.float32, device=total.device).clone()
+    return total / (sum_over_ranks(terms) / world()[1]).clamp(min=1 / world()[1])

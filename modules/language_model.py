@@ -85,15 +85,18 @@ class LanguageModel(Encoder):
 
         Args:
             inputs: `attention_mask` (rows, tokens) and either `input_ids` (rows, tokens)
-                or `inputs_embeds` (rows, tokens, dim).
+                or `inputs_embeds` (rows, tokens, dim); `position_ids` (rows, tokens) where rows are packed: where
+                they begin anew, so does a text that sees nothing of the one before.
         """
         rows = len(inputs["attention_mask"])
         inputs = at_least_one_row(inputs)
         mask = inputs["attention_mask"].bool()
         source = {name: inputs[name] for name in ("input_ids", "inputs_embeds") if name in inputs}
-        features = self.model.base_model(
-            **source, attention_mask=mask.long(), use_cache=False
-        ).last_hidden_state
+        if "position_ids" in inputs:  # without a mask, transformers keeps the texts of a row apart by itself
+            seen: dict[str, Any] = {"position_ids": inputs["position_ids"], "attention_mask": None}
+        else:
+            seen = {"attention_mask": mask.long()}
+        features = self.model.base_model(**source, **seen, use_cache=False).last_hidden_state
         return Tokens(features[:rows], mask[:rows])
 
     @torch.no_grad()

@@ -187,6 +187,21 @@ def fingerprint(card: Mapping[str, Any]) -> str:
     return _sha256(json.dumps(content, sort_keys=True).encode())
 
 
+def fingerprint_of(path: str, allow: list[str] | None = None) -> str:
+    """Return the fingerprint of the part that `load` would load.
+
+    Raises:
+        PartError: as `load` does.
+    """
+    if "#" not in path:
+        return fingerprint(read_card(path))
+    module = load(path, allow)  # a checkpoint's cards hold no sha256: its weights change with every step
+    card = describe(module)
+    for name, tensor in _tensors(module).items():
+        card["tensors"][name]["sha256"] = _digest(tensor)
+    return fingerprint(card)
+
+
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
     card = read_card(folder)
     file = folder / WEIGHTS

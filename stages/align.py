@@ -1,13 +1,14 @@
-"""Align: the encoders of any number of modalities into one space, by contrast (logic)."""
+"""Align: the encoders of any number of modalities into one space, by contrast and what goes with it (logic)."""
 
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from datamodules.batch import Batch
-from modules.embedder import embed
 from modules.encoders.encoder import as_encoder
-from modules.objectives.contrastive import Contrastive
+from modules.objectives.aligned import Aligned, AlignmentObjective
+from modules.objectives.modality_masking import ModalityMasking
 from modules.parts import Part
 from modules.projections import Projection
 from stages.stage import Optim, Stage
@@ -19,7 +20,8 @@ class Align(Stage):
     Args:
         encoders: by modality: parts of the stage before, or any encoder.
         dim: width of the shared space.
-        objective: InfoNCE or SigLIP.
+        objective: InfoNCE, SigLIP or another AlignmentObjective; several at once are Weighted.
+        masking: takes modalities away from samples while training.
         optim: optimiser and schedule.
         lr_factors: name prefix -> factor of the learning rate; 0 freezes.
 
@@ -31,7 +33,8 @@ class Align(Stage):
         self,
         encoders: dict[str, Part],
         dim: int,
-        objective: Contrastive,
+        objective: AlignmentObjective,
+        masking: ModalityMasking | None = None,
         optim: Optim | None = None,
         lr_factors: dict[str, float] | None = None,
     ) -> None:
@@ -45,22 +48,24 @@ class Align(Stage):
             {name: Projection(part.dim, dim) for name, part in self.encoders.items()}
         )
         self.objective = objective
+        self.masking = masking
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:
         return {name: encoder.input_config for name, encoder in self.encoders.items()}
 
     def exports(self) -> dict[str, Part]:
-        encoders = {f"encoders.{name}": encoder for name, encoder in self.encoders.items()}
+        encoders = {f"encoders.{name}": encoder.handed_over() for name, encoder in self.encoders.items()}
         projections = {f"projections.{name}": projection for name, projection in self.projections.items()}
         return encoders | projections
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        embeddings = {
-            name: embed(encoder, self.projections[name], batch.inputs[name])
-            for name, encoder in self.encoders.items()
-        }
-        return self.objective(embeddings, batch.rows, len(batch))
+        inputs, rows = batch.inputs, batch.rows
+        if self.masking is not None:
+            inputs, rows = self.masking(inputs, rows, len(batch))
+        tokens = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        embeddings = {name: normalize(self.projections[name](tokens[name]), dim=-1) for name in tokens}
+        return self.objective(Aligned(embeddings, rows, len(batch), tokens))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def command(
     component: Callable[..., Any] | dict[str, Callable[..., Any]],
     args: list[str] | None = None,
     as_positional: bool = False,
+    epilog: str | None = None,
 ) -> Any:
     """Run a stage that is a typed function, or one of several as sub-commands.
 
@@ -57,15 +58,18 @@ def command(
         component: the function; its signature and docstring are the command line.
         args: instead of the process's own.
         as_positional: whether arguments without a default are given by place, not by name.
+        epilog: what `--help` says below the arguments.
 
     Raises:
         SystemExit: 2 when the request is refused.
     """
     _quiet()
-    from jsonargparse import auto_cli
+    from jsonargparse import auto_cli, set_docstring_parse_options
+
+    set_docstring_parse_options(attribute_docstrings=True)  # the sentence under a field is its help
 
     with refusals():
-        return auto_cli(component, args=args, as_positional=as_positional, set_defaults=None)
+        return auto_cli(component, args=args, as_positional=as_positional, set_defaults=None, epilog=epilog)
 
 
 class refusals:

@@ -61,9 +61,11 @@ class Instruct(Stage):
         return [CONVERSATION]
 
     def exports(self) -> dict[str, Part]:
-        groups = {"encoders": self.assistant.encoders, "projectors": self.assistant.projectors}
-        named = {f"{group}.{name}": part for group, parts in groups.items() for name, part in parts.items()}
-        return {"language_model": self.assistant.language_model, **named}
+        encoders = {
+            f"encoders.{name}": encoder.handed_over() for name, encoder in self.assistant.encoders.items()
+        }
+        projectors = {f"projectors.{name}": part for name, part in self.assistant.projectors.items()}
+        return {"language_model": self.assistant.language_model, **encoders, **projectors}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         logits, said = self.assistant(batch.inputs, batch.rows)

@@ -88,6 +88,7 @@ class Stage(LightningModule):
     def configure_model(self) -> None:
         """Freeze here: in `configure_optimizers` DDP has wrapped the module already."""
         factors = self._factors()
+        self._check_trainable()
         for name, parameter in self.named_parameters():
             if factors[name] == 0:
                 parameter.requires_grad_(False)
@@ -158,6 +159,20 @@ class Stage(LightningModule):
             prefixes = [prefix for prefix in self.lr_factors if _matches(prefix, name)]
             factors[name] = self.lr_factors[max(prefixes, key=len)] if prefixes else 1.0
         return factors
+
+    def _check_trainable(self) -> None:
+        """Refuse to train what cannot be trained, such as an encoder whose features are cached.
+
+        Raises:
+            ValueError: when a prefix of `lr_factors` with a factor above 0 matches frozen parameters only.
+        """
+        for prefix, factor in self.lr_factors.items():
+            matched = [value for name, value in self.named_parameters() if _matches(prefix, name)]
+            if factor and not any(value.requires_grad for value in matched):
+                raise ValueError(
+                    f"lr_factors gives '{prefix}' the factor {factor}, but all of it is frozen: cached features do "
+                    "not change with their encoder. Leave the prefix out, or take the encoder itself"
+                )
 
     def _groups(self) -> list[dict[str, Any]]:
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}

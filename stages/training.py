@@ -19,7 +19,8 @@ from callbacks.summary import Summary
 from datamodules.samples import SampleDataModule
 from stages.cli import refusals
 
-FREE = ("config", "ckpt_path", "run_dir", "data.num_workers", "save_every_steps")
+CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
+FREE = ("config", "ckpt_path", "run_dir", "data.num_workers", *CACHE, "save_every_steps")
 """What may differ between a run and the command that goes on with it: where and how fast, not what."""
 FIXED_OF_TRAINER = ("max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
 """Of the trainer's settings, those that change what is learned; the rest may differ on another machine."""

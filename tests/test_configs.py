@@ -54,7 +54,9 @@ def parse(stage: str, arguments: list[str]) -> jsonargparse.Namespace:
     parsed: list[jsonargparse.Namespace] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages.cli, "run", lambda path: parsed.append(stages.cli.parse(path, arguments)))
-        patch.setattr(stages.cli, "command", lambda stage: parsed.append(parse_function(stage, arguments)))
+        patch.setattr(
+            stages.cli, "command", lambda stage, **_: parsed.append(parse_function(stage, arguments))
+        )
         runpy.run_module(stage, run_name="__main__")
     return parsed[0]
 

@@ -1,93 +1,127 @@
 """Audio: encoded sound to a waveform."""
 
-import io
-import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.sounds import read_sound
+from datamodules.modalities.spectrogram_masks import SpectrogramMasks
+
+
+@dataclass(frozen=True)
+class MaskedSound:
+    """A waveform (samples,) and the parts of its spectrogram that training hides, each (masks, 2) as shares."""
+
+    waveform: np.ndarray
+    time_masks: np.ndarray
+    mel_masks: np.ndarray
 
 
 class Audio:
     """Sound to mono at one rate. Inputs: `waveform` (rows, samples) float32 in [-1, 1], zero where padded,
-    and `lengths` (rows,) int64, real samples of each row.
+    and `lengths` (rows,) int64, real samples of each row; with `spec_augment` also `time_masks` and
+    `mel_masks`, each (rows, masks, 2) float32: start and end as shares of the row's length, of its mel bands.
+
+    What makes a sound bad is said in docs/bad_input.md, what training alone does in docs/augmentation.md.
 
     Args:
         sampling_rate: in hertz.
         max_seconds: longer sound is cut; in training at a random place, else behind its start.
         min_seconds: shorter sound is a bad sample.
-        max_noise: in training, white noise of up to so much of the sound's own level is added, at a random gain.
+        max_noise: in training, white noise of up to so much of the sound's own level is added.
+        max_gain_db: in training, the sound is made up to so many decibels louder or softer.
+        spec_augment: in training, arguments of SpectrogramMasks, such as `{num_time_masks: 2}`.
+        has_spectrogram: whether the encoder hides parts of its spectrogram when told; the encoder says it.
+
+    Raises:
+        ValueError: when a number makes no sense, or the encoder has no spectrogram to hide parts of.
     """
 
     members = ("flac", "wav", "ogg", "mp3")
 
     def __init__(
-        self, sampling_rate: int, max_seconds: float, min_seconds: float = 0.05, max_noise: float = 0.0
+        self,
+        sampling_rate: int,
+        max_seconds: float,
+        min_seconds: float = 0.05,
+        max_noise: float = 0.0,
+        max_gain_db: float = 0.0,
+        spec_augment: Mapping[str, float] | None = None,
+        has_spectrogram: bool = False,
     ) -> None:
-        self.sampling_rate, self.max_noise = sampling_rate, max_noise
+        if sampling_rate < 1 or not 0 <= min_seconds <= max_seconds or max_seconds * sampling_rate < 1:
+            raise ValueError(
+                f"audio: sampling_rate {sampling_rate}, min_seconds {min_seconds}, max_seconds {max_seconds}: "
+                "expected at least 1 Hz, and 0 <= min_seconds <= max_seconds"
+            )
+        if not 0 <= max_noise <= 10 or not 0 <= max_gain_db <= 60:
+            raise ValueError(
+                f"audio: max_noise is {max_noise}, max_gain_db {max_gain_db}: expected 0 to 10 times the sound's "
+                "level, and 0 to 60 dB"
+            )
+        if spec_augment is not None and not has_spectrogram:
+            raise ValueError(
+                "audio: spec_augment is given, and the encoder takes waveforms and hides no part of a "
+                "spectrogram: leave it out, or choose an encoder such as modules.encoders.audio.AudioEncoder"
+            )
+        self.sampling_rate, self.max_seconds = sampling_rate, max_seconds
         self.max_samples = round(max_seconds * sampling_rate)
         self.min_samples = round(min_seconds * sampling_rate)
+        self.max_noise, self.max_gain_db = max_noise, max_gain_db
+        self.masks = SpectrogramMasks(**spec_augment) if spec_augment is not None else None
 
     def decode(self, data: bytes, member: str) -> np.ndarray:
         """Return a waveform (samples,), float32 in [-1, 1], of at most twice `max_seconds`.
 
         Raises:
-            BadSample: when it is not sound, cut, not finite, or too short.
+            BadSample: when it is not sound, cut, damaged, not finite, or too short.
         """
-        import soundfile
-
-        if _is_cut_wav(data):
-            raise BadSample("audio_cut", "the WAV header promises more than there is")
-        try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
-                rate, channels = file.samplerate, file.channels
-                if not 1000 <= rate <= 768_000 or channels > 64:
-                    raise BadSample("audio_header", f"{rate} Hz, {channels} channels")
-                frames = 2 * self.max_samples * rate // self.sampling_rate + 1
-                waveform = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
-        except BadSample:
-            raise
-        except Exception as error:  # the decoder raises many kinds; each means that these bytes are no sound
-            raise BadSample("undecodable_audio", f"{type(error).__name__}: {error}") from error
-        if not np.isfinite(waveform).all():
-            raise BadSample("audio_not_finite")
-        if rate != self.sampling_rate and len(waveform):
-            import soxr
-
-            waveform = soxr.resample(waveform, rate, self.sampling_rate)
-        if len(waveform) < self.min_samples:
+        waveform = read_sound(data, self.sampling_rate, 2 * self.max_seconds)
+        if len(waveform) < max(1, self.min_samples):
             raise BadSample("audio_too_short", f"{len(waveform) / self.sampling_rate:.3f} s")
-        return np.clip(waveform, -1.0, 1.0)
+        return waveform
 
-    def augment(self, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def augment(self, value: np.ndarray, rng: np.random.Generator) -> np.ndarray | MaskedSound:
         if len(value) > self.max_samples:
             start = int(rng.integers(len(value) - self.max_samples + 1))
             value = value[start : start + self.max_samples]
+        if self.max_gain_db:
+            value = value * np.float32(10 ** (rng.uniform(-self.max_gain_db, self.max_gain_db) / 20))
         if self.max_noise:
             level = float(np.sqrt(np.mean(value**2))) * rng.uniform(0, self.max_noise)
-            value = value * rng.uniform(0.5, 1.5) + level * rng.standard_normal(len(value), dtype=np.float32)
-        return np.clip(value, -1.0, 1.0).astype(np.float32)
+            value = value + np.float32(level) * rng.standard_normal(len(value), dtype=np.float32)
+        value = np.clip(value, -1.0, 1.0).astype(np.float32, copy=False)
+        return MaskedSound(value, *self.masks.draw(rng)) if self.masks else value
 
-    def collate(self, values: list[np.ndarray]) -> dict[str, Tensor]:
-        values = [value[: self.max_samples] for value in values]
-        waveform = np.zeros((len(values), max(map(len, values), default=0)), dtype=np.float32)
-        for row, value in enumerate(values):
-            waveform[row, : len(value)] = value
-        lengths = torch.tensor([len(value) for value in values], dtype=torch.long)
-        return {"waveform": torch.from_numpy(waveform), "lengths": lengths}
+    def collate(self, values: list[np.ndarray | MaskedSound]) -> dict[str, Tensor]:
+        sounds = [value if isinstance(value, MaskedSound) else self._unmasked(value) for value in values]
+        waveforms = [sound.waveform[: self.max_samples] for sound in sounds]
+        waveform = np.zeros((len(values), max(map(len, waveforms), default=0)), dtype=np.float32)
+        for row, one in enumerate(waveforms):
+            waveform[row, : len(one)] = one
+        inputs = {
+            "waveform": torch.from_numpy(waveform),
+            "lengths": torch.tensor([len(one) for one in waveforms], dtype=torch.long),
+        }
+        if self.masks:
+            for name, number in (
+                ("time_masks", self.masks.num_time_masks),
+                ("mel_masks", self.masks.num_mel_masks),
+            ):
+                drawn = [masks for sound in sounds for masks in vars(sound)[name]]
+                inputs[name] = torch.from_numpy(
+                    np.array(drawn, dtype=np.float32).reshape(len(values), number, 2)
+                )
+        return inputs
 
-
-def _is_cut_wav(data: bytes) -> bool:
-    """Tell whether a WAV ends before its samples do, which the decoder does not say."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return False
-    position = 12
-    while position + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, position)
-        position += 8 + size + size % 2
-        if name == b"data":
-            is_streamed = size >= 0x7FFFFF00  # encoders that cannot seek back write the largest size there is
-            return not is_streamed and len(data) < position - size % 2
-    return False
+    def _unmasked(self, waveform: np.ndarray) -> MaskedSound:
+        """Give a sound that was not augmented masks that hide nothing."""
+        if self.masks is None:
+            return MaskedSound(waveform, np.zeros((0, 2)), np.zeros((0, 2)))
+        return MaskedSound(
+            waveform, np.zeros((self.masks.num_time_masks, 2)), np.zeros((self.masks.num_mel_masks, 2))
+        )

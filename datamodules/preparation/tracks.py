@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datamodules.preparation.sync import Drift, repaired
-from datamodules.preparation.video import VideoError, opened
+from datamodules.preparation.video.reading import VideoError, opened
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -2,4 +2,4 @@
 
 
 class ShardError(ValueError):
-    """A shard that is missing, broken, or disagrees with its manifest; the message names it."""
+    """A shard that is missing, damaged, or disagrees with its manifest; the message names it."""

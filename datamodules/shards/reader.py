@@ -1,42 +1,60 @@
 """ShardReader: any sample of a set of shards by its position, from memory-mapped tars."""
 
 import bisect
-import glob
-import itertools
 import json
+import math
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from datamodules.shards.cache import ShardCache
+from datamodules.shards.columns import MAX_NAMES, Index, LeftOut
 from datamodules.shards.errors import ShardError
-from datamodules.shards.index import Index, read_index
+from datamodules.shards.index import read_index
+from datamodules.shards.paths import find_shards
 
 MAX_OPEN_SHARDS = 256
 """Shards that a process keeps mapped at once; each costs a file descriptor, of which 1024 is a usual limit."""
 
 
 class ShardReader:
-    """Samples of folders of shards, single tars or patterns, as one sequence.
+    """Samples of folders of shards, single tars, patterns, lists or URLs, as one sequence.
 
     It may be sent to worker processes: each opens the files for itself, when it first reads them.
 
     Args:
-        paths: folders (with or without `manifest.json`), tars, or glob patterns of tars.
+        paths: what `find_shards` takes.
+        cache: where shards of URLs are kept.
+
+    Attributes:
+        tars: the shards, in order.
+        indices: one for each.
+        ends: position behind the last sample of each shard.
+        path_ends: the same of each of `paths`.
+        kinds: the distinct sets of members of all samples, as extensions.
+        kind_of: (samples,), which of them each sample is.
 
     Raises:
         FileNotFoundError: when a path holds no shard.
-        ShardError: when a shard is broken or missing, or its count disagrees with the manifest.
+        ShardError: when a shard is missing, or its count disagrees with its manifest, or a URL has no cache.
     """
 
-    def __init__(self, paths: str | Path | Iterable[str | Path]) -> None:
-        given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-        self.tars = [tar for path in given for tar in find_shards(Path(path))]
+    def __init__(self, paths: str | Path | Iterable[str | Path], cache: ShardCache | None = None) -> None:
+        given: list[str | Path] = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        found = [find_shards(path) for path in given]
         for path in map(Path, given):
             if path.is_dir():
                 _check_complete(path)
-        self.indices = _checked_indices(self.tars)
-        self.ends = list(itertools.accumulate(len(index) for index in self.indices))
+        self.tars = [tar for tars in found for tar in tars]
+        self.cache = cache
+        self.indices = _checked_indices(self.tars, cache)
+        self.ends = np.cumsum([len(index) for index in self.indices]).tolist()
+        last = np.cumsum([len(tars) for tars in found])
+        self.path_ends = [self.ends[shard - 1] if shard else 0 for shard in last]
+        self.kinds, self.kind_of = _joined_kinds(self.indices)
         self._maps: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
@@ -52,58 +70,82 @@ class ShardReader:
 
     def key(self, position: int) -> str:
         shard, place = self.locate(position)
-        return self.indices[shard].keys[place]
+        return self.indices[shard].key(place)
 
-    def extensions(self, position: int) -> Iterable[str]:
+    def extensions(self, position: int) -> tuple[str, ...]:
         """Return the extensions of a sample's members."""
-        shard, place = self.locate(position)
-        return self.indices[shard].members[place].keys()
+        return self.kinds[self.kind_of[position]]
 
     def read(self, position: int, extension: str) -> bytes:
-        """Return one member of a sample."""
+        """Return one member of a sample.
+
+        Raises:
+            KeyError: when the sample has no such member.
+            ShardError: when the shard has been cut meanwhile.
+        """
         shard, place = self.locate(position)
-        offset, size = self.indices[shard].members[place][extension]
+        offset, size = self.indices[shard].find(place, extension)
         return self._map(shard)[offset : offset + size]
 
     def sample(self, position: int) -> dict[str, bytes]:
-        """Return all members of a sample by extension."""
-        return {extension: self.read(position, extension) for extension in self.extensions(position)}
+        """Return all members of a sample by extension.
 
-    def left_out(self) -> dict[str, list[str]]:
-        """Return reason -> names of the members that the indices leave out."""
-        names: dict[str, list[str]] = {}
+        Raises:
+            ShardError: when the shard has been cut meanwhile.
+        """
+        shard, place = self.locate(position)
+        tar = self._map(shard)
+        return {
+            extension: tar[offset : offset + size]
+            for extension, offset, size in self.indices[shard].places(place)
+        }
+
+    def sizes(self, extension_of_kind: Sequence[str | None]) -> np.ndarray:
+        """Return the bytes of one member of each sample, (samples,) int64; 0 where a kind names none.
+
+        Args:
+            extension_of_kind: for each of `kinds` the member meant.
+        """
+        wanted = dict(zip(self.kinds, extension_of_kind, strict=True))
+        found = []
+        for index in filter(len, self.indices):
+            slots = [
+                members.index(wanted[members] or "") if wanted[members] else -1
+                for members in index.kind_members
+            ]
+            slot = np.array(slots, dtype=np.int64)[index.kinds]
+            rows = np.minimum(index.starts[:-1] + np.maximum(slot, 0), len(index.sizes) - 1)
+            found.append(np.where(slot >= 0, index.sizes[rows], 0))
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def left_out(self) -> dict[str, LeftOut]:
+        """Return reason -> what the indices leave out."""
+        joined: dict[str, LeftOut] = {}
         for index in self.indices:
-            for reason, found in index.problems.items():
-                names.setdefault(reason, []).extend(found)
-        return names
+            for reason, found in index.left_out.items():
+                out = joined.setdefault(reason, LeftOut())
+                out.count += found.count
+                out.names += found.names[: MAX_NAMES - len(out.names)]
+        return joined
+
+    @property
+    def lost(self) -> int:
+        """How many samples the indices leave out; a shard that is no tar counts as much as the others do on average."""
+        readable = [len(index) + index.lost for index in self.indices if not index.is_unreadable]
+        average = math.ceil(sum(readable) / len(readable)) if readable else 1
+        return sum(average if index.is_unreadable else index.lost for index in self.indices)
 
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
             if len(self._maps) >= MAX_OPEN_SHARDS:
                 self._maps.pop(next(iter(self._maps))).close()  # the one that was opened first
-            with open(self.tars[shard], "rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            tar = self.tars[shard]
+            with open(_needed(self.cache, tar).fetch(tar) if isinstance(tar, str) else tar, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(mapped) < self.indices[shard].tar_bytes:
+                raise ShardError(f"{tar} was cut after it was indexed: copy it again")
+            self._maps[shard] = mapped
         return self._maps[shard]
-
-
-def find_shards(path: Path) -> list[Path]:
-    """Return the tars that a folder, a tar or a glob pattern names, in order.
-
-    Raises:
-        FileNotFoundError: when there are none.
-    """
-    if path.is_dir():
-        tars = sorted(path.glob("*.tar"))
-    elif path.is_file():
-        tars = [path]
-    else:
-        tars = [Path(found) for found in sorted(glob.glob(str(path)))]
-    if not tars:
-        what = "holds no .tar" if path.exists() else "is not there"
-        raise FileNotFoundError(
-            f"{path} {what}: expected a folder of shards; make it with `python -m stages.prepare`"
-        )
-    return tars
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -131,21 +173,44 @@ def _check_complete(folder: Path) -> None:
         )
 
 
-def _checked_indices(tars: Iterable[Path]) -> list[Index]:
+def _checked_indices(tars: Iterable[Path | str], cache: ShardCache | None) -> list[Index]:
     """Return the index of each shard, its count compared with the manifest beside it."""
-    expected: dict[Path, dict[str, int]] = {}
+    manifests: dict[Path, dict[str, dict[str, Any]]] = {}
     indices = []
     for tar in tars:
-        if tar.parent not in expected:
+        if isinstance(tar, str):
+            indices.append(_needed(cache, tar).index(tar))
+            continue
+        if tar.parent not in manifests:
             shards = read_manifest(tar.parent).get("shards", ())
-            expected[tar.parent] = {shard["name"]: shard["samples"] for shard in shards}
-        index = read_index(tar)
-        count = expected[tar.parent].get(tar.name, len(index))
-        if count != len(index):
-            reasons = ", ".join(f"{reason}: {len(names)}" for reason, names in index.problems.items())
+            manifests[tar.parent] = {shard["name"]: shard for shard in shards}
+        said = manifests[tar.parent].get(tar.name, {})
+        index = read_index(tar, said.get("sha256"))
+        count = said.get("samples", len(index))
+        if count != len(index) and not index.is_unreadable:
+            reasons = ", ".join(f"{reason}: {out.count}" for reason, out in index.left_out.items())
             raise ShardError(
                 f"{tar} holds {len(index)} samples, its manifest says {count} ({reasons or 'no reason found'}): "
                 "it was changed; prepare it again"
             )
         indices.append(index)
     return indices
+
+
+def _joined_kinds(indices: Iterable[Index]) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """Return the kinds of all shards, and which of them each sample is."""
+    numbers: dict[tuple[str, ...], int] = {}
+    kind_of = [
+        np.array([numbers.setdefault(members, len(numbers)) for members in index.kind_members], np.int32)[
+            index.kinds
+        ]
+        for index in indices
+        if len(index)
+    ]
+    return list(numbers), np.concatenate(kind_of) if kind_of else np.empty(0, np.int32)
+
+
+def _needed(cache: ShardCache | None, url: str) -> ShardCache:
+    if cache is None:
+        raise ShardError(f"{url} is a URL, and there is no folder to keep its shards in: say `cache_dir`")
+    return cache

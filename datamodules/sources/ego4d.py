@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from pathlib import Path
 
-from datamodules.preparation.excerpt import read_frame_at, read_sound_between
-from datamodules.preparation.video import NoTrackError, VideoError
+from datamodules.preparation.video.excerpt import read_frame_at, read_sound_between
+from datamodules.preparation.video.reading import NoTrackError, VideoError
 from datamodules.sources.annotations import (
     BadRecord,
     Records,

@@ -89,7 +89,8 @@ class Img2Dataset(Source):
         except (ShardError, OSError) as error:
             yield Dropped(f"{shard.name} ({error})", "unreadable shard")
             return
-        for reason, names in reader.left_out().items():
+        for reason, left_out in reader.left_out().items():
+            names = left_out.names + ["…"] * (left_out.count - len(left_out.names))
             yield from (Dropped(f"{shard.name}/{name}", reason.replace("_", " ")) for name in names)
         for place in range(len(reader)):
             key = reader.key(place)

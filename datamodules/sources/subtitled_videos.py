@@ -13,7 +13,7 @@ from datamodules.preparation.alignment.comparison import comparison, spread_ms, 
 from datamodules.preparation.alignment.picture import loudness_curve
 from datamodules.preparation.alignment.speech import Speech
 from datamodules.preparation.subtitles import Cue, SubtitleError, read_subtitles
-from datamodules.preparation.video import SAMPLING_RATE, VideoError, read_frames, read_sound
+from datamodules.preparation.video.reading import SAMPLING_RATE, VideoError, read_frames, read_sound
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
 
 VIDEO_SUFFIXES = frozenset({"mp4", "mkv", "webm"})

@@ -12,7 +12,7 @@ import numpy as np
 
 from datamodules.preparation.sync import Drift, SyncError, drift_from_events, repaired, sample_bounds
 from datamodules.preparation.tracks import Sound, pictures_at, read_sound_track
-from datamodules.preparation.video import VideoError
+from datamodules.preparation.video.reading import VideoError
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
 
-from datamodules.preparation.video import VideoError, read_sound
+from datamodules.preparation.video.reading import VideoError, read_sound
 from datamodules.sources.annotations import BadRecord, json_bytes, read_lines, read_rows, require_files
 from datamodules.sources.source import SOUND_SUFFIXES, Dropped, Note, Sample, Source, key_of, walk
 from datamodules.sources.subtitled_videos import flac

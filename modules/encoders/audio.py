@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.huggingface import build_trunk
-from modules.encoders.spectrogram import LogMel
+from modules.encoders.spectrogram import LogMel, hide_masked
 from modules.tokens import Tokens
 
 
@@ -56,7 +56,11 @@ class AudioEncoder(Encoder):
     def input_config(self) -> dict[str, Any]:
         return {
             "class_path": "datamodules.modalities.audio.Audio",
-            "init_args": {"sampling_rate": self.sampling_rate, "max_seconds": self.max_seconds},
+            "init_args": {
+                "sampling_rate": self.sampling_rate,
+                "max_seconds": self.max_seconds,
+                "has_spectrogram": True,
+            },
         }
 
     def init_args(self) -> dict[str, Any]:
@@ -73,11 +77,14 @@ class AudioEncoder(Encoder):
 
         Args:
             inputs: `waveform` (rows, samples) float in [-1, 1], `lengths` (rows,) in samples, and for masked
-                prediction `masked` (rows, frames) bool: frames that the encoder must not see.
+                prediction `masked` (rows, frames) bool: frames that the encoder must not see; where training
+                hides parts of the spectrogram, `time_masks` and `mel_masks` (rows, masks, 2), as shares.
         """
         rows = len(inputs["waveform"])
         inputs = at_least_one_row(inputs)
         frames, mask = self.log_mel(inputs["waveform"], inputs["lengths"])
+        if "time_masks" in inputs:
+            frames = hide_masked(frames, mask, inputs["time_masks"], inputs["mel_masks"])
         masked = inputs.get("masked", torch.zeros_like(mask)).unsqueeze(-1)
         features = torch.where(masked, self.mask_frame, frames).transpose(1, 2)  # (rows, num_mels, frames)
         for convolution in self.convolutions:

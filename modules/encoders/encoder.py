@@ -25,6 +25,10 @@ class Encoder(Part):
     def input_config(self) -> dict[str, Any]:
         """Say how bytes become this encoder's Inputs: a modality's `class_path` and `init_args`."""
 
+    def handed_over(self) -> "Encoder":
+        """Return the encoder that the next stage gets: itself, unless it stands in for another."""
+        return self
+
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode Inputs whose first dimension is rows; zero rows are as good as any other number."""

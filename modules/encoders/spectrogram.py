@@ -68,3 +68,28 @@ class LogMel(nn.Module):
         mean = (frames * real).sum((1, 2), keepdim=True) / size
         variance = ((frames - mean).square() * real).sum((1, 2), keepdim=True) / size
         return (frames - mean) * torch.rsqrt(variance + 1e-5) * real, mask
+
+
+def hide_masked(frames: Tensor, mask: Tensor, time_masks: Tensor, mel_masks: Tensor) -> Tensor:
+    """Set spans of time and bands of frequency to zero (SpecAugment, arXiv:1904.08779, section 2).
+
+    Zero is each row's mean, since LogMel brings rows to zero mean. Which spans is given, not drawn: the data's own
+    generator draws them, so that a run that goes on sees the same.
+
+    Args:
+        frames: (rows, frames, num_mels), float.
+        mask: (rows, frames) bool, True where a frame is real.
+        time_masks: (rows, masks, 2): start and end of spans, as shares of the row's real frames.
+        mel_masks: (rows, masks, 2): start and end of bands, as shares of `num_mels`.
+    """
+    time_places = torch.arange(frames.shape[1], device=frames.device)
+    mel_places = torch.arange(frames.shape[2], device=frames.device)
+    times = _within(time_places, time_masks * mask.sum(1).view(-1, 1, 1))  # (rows, frames)
+    mels = _within(mel_places, mel_masks * frames.shape[2])  # (rows, num_mels)
+    return frames.masked_fill(times.unsqueeze(2) | mels.unsqueeze(1), 0.0)
+
+
+def _within(places: Tensor, spans: Tensor) -> Tensor:
+    """Return (rows, places), True where a place lies in one of a row's `spans` (rows, masks, 2)."""
+    start, end = spans.round().unsqueeze(-1).unbind(2)  # (rows, masks, 1) each
+    return ((places >= start) & (places < end)).any(1)

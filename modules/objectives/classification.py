@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.collectives import global_mean
 from modules.encoders.encoder import Encoder
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
@@ -49,9 +50,11 @@ class Classification(PretrainingObjective):
             target: (rows,), int64 class indices.
         """
         logits = self.linear(self.norm(tokens.pooled()))  # (rows, classes)
-        loss = nn.functional.cross_entropy(
+        total = nn.functional.cross_entropy(
             logits, target, label_smoothing=self.label_smoothing, reduction="sum"
         )
         rows = max(1, len(target))
         accuracy = (logits.argmax(1) == target).sum() / rows
-        return {"classification": loss / rows}, {"accuracy": torch.as_tensor(accuracy).detach()}
+        return {"classification": global_mean(total, len(target))}, {
+            "accuracy": torch.as_tensor(accuracy).detach()
+        }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from modules.collectives import global_mean
 from modules.encoders.audio import AudioEncoder
 from modules.encoders.encoder import at_least_one_row
 from modules.objectives.pretraining import PretrainingObjective
@@ -44,4 +45,4 @@ class MaskedAudio(PretrainingObjective):
         """Judge the hidden spans alone."""
         spans, hidden = target
         difference = (self.decoder(tokens.features[hidden]) - spans[hidden]).abs()
-        return {"masked_audio": difference.sum() / max(1, difference.numel())}, {}
+        return {"masked_audio": global_mean(difference.sum(), difference.numel())}, {}

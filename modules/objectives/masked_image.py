@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from modules.collectives import global_mean
 from modules.encoders.huggingface import ImageEncoder
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
@@ -41,4 +42,4 @@ class MaskedImage(PretrainingObjective):
         """Judge the hidden patches alone."""
         patches, hidden = target
         difference = (self.decoder(tokens.features[hidden]) - patches[hidden]).abs()
-        return {"masked_image": difference.sum() / max(1, difference.numel())}, {}
+        return {"masked_image": global_mean(difference.sum(), difference.numel())}, {}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from modules.collectives import global_mean
 from modules.encoders.huggingface import TextEncoder
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
@@ -58,6 +59,6 @@ class MaskedLanguage(PretrainingObjective):
         features = self.norm(nn.functional.gelu(self.dense(tokens.features[chosen])))
         logits = self.decoder(features)  # (chosen, vocab_size)
         count = max(1, len(logits))
-        loss = nn.functional.cross_entropy(logits, target[chosen], reduction="sum") / count
+        total = nn.functional.cross_entropy(logits, target[chosen], reduction="sum")
         accuracy = (logits.argmax(1) == target[chosen]).sum() / count
-        return {"masked_language": loss}, {"accuracy": accuracy.detach()}
+        return {"masked_language": global_mean(total, len(logits))}, {"accuracy": accuracy.detach()}

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modules.tokens import Tokens
@@ -30,3 +31,11 @@ class PretrainingObjective(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens: Tokens, target: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return named scalar losses, and named scores to log (detached scalars)."""
+
+
+def never_empty(tensor: Tensor) -> Tensor:
+    """Give a tensor of zero rows one row of zeros behind it, for libraries' layers that cannot reshape an empty one.
+
+    What follows of that row is not used; the graph still leads to whatever gave the zero rows.
+    """
+    return tensor if len(tensor) else torch.cat([tensor, tensor.new_zeros(1, *tensor.shape[1:])])

@@ -12,6 +12,7 @@ import torch
 from datamodules.modalities.build import build_modalities
 from modules.assistant import Assistant
 from modules.embedder import Embedder
+from stages.embedding import embed_set
 from stages.evaluate import answers, retrieval, runs, sets, subtitles, zero_shot
 from stages.evaluate.answers import Answer
 from stages.evaluate.findings import Findings
@@ -32,9 +33,7 @@ class Evaluation:
     def retrieve(self, embedder: Embedder, shards: Path) -> None:
         """Measure retrieval between every two modalities."""
         modalities = build_modalities(embedder.input_configs)
-        space = retrieval.embed_set(
-            embedder, shards, modalities, batch_size=self.batch_size, device=self.device
-        )
+        space = embed_set(embedder, shards, modalities, batch_size=self.batch_size, device=self.device)
         self.findings.metrics["retrieval"] = retrieval.recalls(space)
         self.findings.members = {name: tuple(modality.members) for name, modality in modalities.items()}
         self.findings.searches = retrieval.examples(space, self.draw, self.examples)

@@ -4,60 +4,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from datamodules.stream import batches
-from modules.embedder import Embedder
-
-
-@dataclass(frozen=True)
-class Space:
-    """A set of samples as unit vectors.
-
-    keys: one per sample; vectors: modality -> (rows, dim); rows: modality -> (rows,), which sample each is of.
-    """
-
-    keys: list[str]
-    vectors: dict[str, Tensor]
-    rows: dict[str, Tensor]
-
-    def pair(self, first: str, second: str) -> tuple[Tensor, Tensor, list[str]]:
-        """Return the vectors of two modalities, and the keys, of the samples that have both, in order."""
-        both = self.rows[first][torch.isin(self.rows[first], self.rows[second])]
-        vectors = [self.vectors[name][torch.isin(self.rows[name], both)] for name in (first, second)]
-        return *vectors, [self.keys[row] for row in both.tolist()]
-
-
-@torch.no_grad()
-def embed_set(
-    embedder: Embedder, shards: Path, modalities: Mapping[str, Any], *, batch_size: int, device: torch.device
-) -> Space:
-    """Embed every sample of a set of shards.
-
-    Raises:
-        ValueError: when no sample has any of the modalities.
-    """
-    keys: list[str] = []
-    vectors: dict[str, list[Tensor]] = {name: [] for name in modalities}
-    rows: dict[str, list[Tensor]] = {name: [] for name in modalities}
-    for batch in batches(shards, modalities, batch_size):
-        for name, found in embedder(batch.to(device).inputs).items():
-            vectors[name].append(found.cpu())
-            rows[name].append(batch.rows[name].cpu() + len(keys))
-        keys += batch.keys
-    if not keys:
-        raise ValueError(
-            f"{shards} holds no sample with {' or '.join(modalities)}: expected held-out samples to embed"
-        )
-    return Space(
-        keys,
-        {name: torch.cat(found) for name, found in vectors.items()},
-        {name: torch.cat(found) for name, found in rows.items()},
-    )
+from stages.embedding import Space
 
 
 def recalls(space: Space) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datamodules.preparation.histogram import Histogram
+from datamodules.preparation.exhibits.histogram import Histogram
 from stages.page.charts import nice_ticks, svg
 from stages.page.html import Html, tag
 

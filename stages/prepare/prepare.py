@@ -4,15 +4,32 @@ import os
 from pathlib import Path
 from typing import Literal
 
-# Sources, filters and aligners are imported so that --help lists them and a short name such as `Folder` will do.
+# Sources, filters, steps and aligners are imported so that --help lists them and a short name such as `Folder` will do.
 from datamodules.preparation.alignment.activity import Activity  # noqa: F401
 from datamodules.preparation.alignment.timestamps import Timestamps  # noqa: F401
-from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, TextLength, Undecodable  # noqa: F401
-from datamodules.preparation.examining import Examiner
-from datamodules.preparation.local_engine import LocalEngine
-from datamodules.preparation.ray_engine import RayEngine
+from datamodules.preparation.cleaning.duplicates import (  # noqa: F401
+    ExactDuplicates,
+    NearDuplicateImages,
+    NearDuplicateTexts,
+)
+from datamodules.preparation.cleaning.filter import Filter
+from datamodules.preparation.cleaning.images import ImageAspect, ImageSize  # noqa: F401
+from datamodules.preparation.cleaning.language import Language  # noqa: F401
+from datamodules.preparation.cleaning.media import Undecodable  # noqa: F401
+from datamodules.preparation.cleaning.pairing import RepeatedText, Require, WeakText  # noqa: F401
+from datamodules.preparation.cleaning.quality import LowQuality  # noqa: F401
+from datamodules.preparation.cleaning.sounds import SoundLevel  # noqa: F401
+from datamodules.preparation.cleaning.texts import (  # noqa: F401
+    EmptyText,
+    FileNameText,
+    TextLength,
+)
+from datamodules.preparation.engines.examining import Examiner
+from datamodules.preparation.engines.local import LocalEngine
+from datamodules.preparation.engines.ray import RayEngine
 from datamodules.preparation.recipe import Recipe
-from datamodules.preparation.sets import is_done, prepare_set
+from datamodules.preparation.sets.folder import is_done, prepare_set
+from datamodules.preparation.step import Step
 from datamodules.sources.audio_set import AudioCaps, AudioSet  # noqa: F401
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
 from datamodules.sources.coco_captions import CocoCaptions  # noqa: F401
@@ -23,15 +40,21 @@ from datamodules.sources.librispeech import LibriSpeech  # noqa: F401
 from datamodules.sources.llava_json import LlavaJson  # noqa: F401
 from datamodules.sources.localized_narratives import LocalizedNarratives  # noqa: F401
 from datamodules.sources.open_images import OpenImages  # noqa: F401
+from datamodules.sources.source import Source
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
 from datamodules.sources.synchronised_clips import SynchronisedClips  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from datamodules.sources.text_table import TextTable  # noqa: F401
 from datamodules.sources.visual_questions import VisualQuestions  # noqa: F401
 from datamodules.sources.voxceleb import VoxCeleb  # noqa: F401
+from stages.prepare.captioners import AssistantCaptions, PretrainedCaptions  # noqa: F401
+from stages.prepare.captions import WeakCaptions  # noqa: F401
+from stages.prepare.features import FeatureCache  # noqa: F401
 from stages.prepare.progress import Progress
 from stages.prepare.report import FILE as REPORT
 from stages.prepare.report import write_report
+from stages.prepare.similarity import LowSimilarity  # noqa: F401
+from stages.prepare.video_features import VideoFeatureCache  # noqa: F401
 
 
 def prepare(
@@ -96,3 +119,18 @@ def prepare(
             progress.end(prepare_set(folder, recipe, descriptions[folder], running, progress, total))
     progress.print_table()
     print(f"look at it: {write_report(out, list(folders), progress.seconds())}")
+
+
+def listing() -> str:
+    """Return the names of the sources, filters and steps that a config may choose without their whole path."""
+    kinds = {"Sources": Source, "Filters": Filter, "Steps": Step}
+    names = {
+        kind: sorted(
+            each.__name__
+            for each in base.__subclasses__()
+            if each.__module__.startswith(("datamodules.", "stages."))
+        )
+        for kind, base in kinds.items()
+    }
+    listed = "; ".join(f"{kind}: {', '.join(known)}" for kind, known in names.items() if known)
+    return f"{listed}. More: --one.help, and --one.source.help NAME. In shards: python -m stages.prepare inspect SHARDS"

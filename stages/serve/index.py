@@ -9,8 +9,8 @@ from torch import Tensor
 
 from datamodules.modalities.build import build_modalities
 from datamodules.shards.reader import ShardReader
-from datamodules.stream import batches
 from modules.embedder import Embedder
+from stages.embedding import embed_set
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class Index:
         return len(self.keys)
 
     @classmethod
-    @torch.inference_mode()
     def build(
         cls, embedder: Embedder, shards: Path, *, batch_size: int = 64, device: str | torch.device = "cpu"
     ) -> "Index":
@@ -56,20 +55,13 @@ class Index:
             ValueError: when it holds no sample that the embedder knows.
         """
         modalities = build_modalities(embedder.input_configs)
-        keys: list[str] = []
-        vectors: dict[str, list[Tensor]] = {name: [] for name in modalities}
-        rows: dict[str, list[Tensor]] = {name: [] for name in modalities}
-        for batch in batches(shards, modalities, batch_size):
-            for name, found in embedder(batch.to(device).inputs).items():
-                vectors[name].append(found.cpu())
-                rows[name].append(batch.rows[name].cpu() + len(keys))
-            keys += batch.keys
-        known = [name for name in modalities if sum(map(len, rows[name]))]
+        space = embed_set(embedder, shards, modalities, batch_size=batch_size, device=device)
+        known = [name for name in modalities if len(space.rows[name])]
         return cls(
-            keys,
+            space.keys,
             read_texts(shards),
-            {name: torch.cat(vectors[name]) for name in known},
-            {name: torch.cat(rows[name]) for name in known},
+            {name: space.vectors[name] for name in known},
+            {name: space.rows[name] for name in known},
         )
 
     def search(self, query: Tensor, count: int) -> dict[str, list[Hit]]:

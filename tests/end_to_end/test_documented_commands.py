@@ -20,7 +20,10 @@ DOCUMENTS = [
     if path.is_file() and path.name != BY_ITSELF
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")  # of runpy
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*found in sys.modules after import"),  # of runpy
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
+]
 
 
 def commands(text: str) -> list[str]:
@@ -37,11 +40,15 @@ def parse(command: str) -> object:
     _, _, module, *arguments = shlex.split(command, comments=True)
     parsed = []
 
-    def of_function(component: Callable | dict[str, Callable]) -> None:
-        parsed.append(jsonargparse.capture_parser(lambda: COMMAND(component, args=[])).parse_args(arguments))
+    def of_function(
+        component: Callable | dict[str, Callable], args: list[str] | None = None, **shown
+    ) -> None:
+        given = arguments if args is None else args
+        parser = jsonargparse.capture_parser(lambda: COMMAND(component, args=[], **shown))
+        parsed.append(parser.parse_args(given))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [module])
+        patch.setattr("sys.argv", [module, *arguments])
         patch.setattr(stages.cli, "run", lambda path: parsed.append(stages.cli.parse(path, arguments)))
         patch.setattr(stages.cli, "command", of_function)
         runpy.run_module(module, run_name="__main__")

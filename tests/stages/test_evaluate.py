@@ -13,10 +13,11 @@ from PIL import Image
 
 from modules import parts
 from stages.cli import command
+from stages.embedding import Space
 from stages.evaluate import answers, runs
 from stages.evaluate.answers import Answer
 from stages.evaluate.evaluate import evaluate
-from stages.evaluate.retrieval import Space, neighbours, recalls
+from stages.evaluate.retrieval import neighbours, recalls
 from stages.evaluate.subtitles import Clip, read_clips, scores
 from stages.evaluate.zero_shot import Predictions, class_vectors, nearest_class
 

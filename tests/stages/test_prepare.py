@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.cli import command
 from stages.prepare.inspect import inspect
-from stages.prepare.prepare import prepare
+from stages.prepare.prepare import listing, prepare
 
 
 def jpeg(colour):
@@ -55,7 +55,8 @@ def config(tmp_path, raw):
 def written(tmp_path, raw, **source):
     cleaning = "datamodules.preparation.cleaning"
     filters = [
-        {"class_path": f"{cleaning}.{name}"} for name in ("Undecodable", "EmptyText", "ExactDuplicates")
+        {"class_path": f"{cleaning}.{name}"}
+        for name in ("media.Undecodable", "texts.EmptyText", "duplicates.ExactDuplicates")
     ]
     folder = {"class_path": "datamodules.sources.folder.Folder", "init_args": {"path": str(raw)}}
     content = {
@@ -240,14 +241,14 @@ def test_inspect_tells_what_is_in_shards_and_what_the_manifest_says(config, tmp_
     for line in (
         "3 samples in 1 shards",
         "1 samples have flac jpg txt",
-        "sounds: min 0.1, median 0.1, max 0.1 s",
+        ".flac: 0.1 to 0.1 s (median 0.1) long",
         "dropped: exact duplicate: 1, e",
         "filters: Undecodable, EmptyText, ExactDuplicates",
     ):
         assert line in " ".join(told.split()), told
     found = json.loads(inspected(capsys, tmp_path / "out/scenes", "--as_json", "true"))
     assert found["samples"] == 3 == found["members"]["txt"]["count"]
-    assert found["manifest"]["dropped"]["empty text"] == 1
+    assert found["manifests"][str(tmp_path / "out/scenes")]["dropped"]["empty text"] == 1
 
 
 def test_inspect_tells_the_problems_of_shards_of_others(tmp_path, capsys):
@@ -258,7 +259,7 @@ def test_inspect_tells_the_problems_of_shards_of_others(tmp_path, capsys):
             tar.addfile(member, io.BytesIO(data))
     told = " ".join(inspected(capsys, tmp_path / "theirs.tar").split())
     assert "problem: unsafe_member: 1 left out, the first a.pkl" in told
-    assert "problem: 1 of .jpg cannot be opened" in told
+    assert "problem: unreadable header: 1 left out, the first a.jpg" in told
     assert "no manifest" in told
 
 
@@ -267,6 +268,19 @@ def test_inspect_refuses_a_folder_without_shards(tmp_path, capsys):
         inspected(capsys, tmp_path)
     assert refusal.value.code == 2
     assert "holds no .tar" in capsys.readouterr().err
+
+
+def test_help_lists_sources_filters_and_steps(capsys):
+    with pytest.raises(SystemExit):
+        command(prepare, args=["--help"], epilog=listing())
+    told = " ".join(capsys.readouterr().out.split())
+    sources = told.partition("Sources: ")[2].partition(";")[0].split(", ")
+    filters = told.partition("Filters: ")[2].partition(";")[0].split(", ")
+    steps = told.partition("Steps: ")[2].partition(". ")[0].split(", ")
+    assert {"Folder", "CocoCaptions", "Ego4D", "VoxCeleb"} <= set(sources)
+    assert {"EmptyText", "ExactDuplicates", "TextLength", "NearDuplicateImages"} <= set(filters)
+    assert {"FeatureCache", "LowSimilarity", "WeakCaptions"} <= set(steps)
+    assert "stages.prepare inspect SHARDS" in told
 
 
 def test_preparing_imports_neither_torch_nor_lightning():

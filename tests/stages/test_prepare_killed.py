@@ -19,7 +19,7 @@ NUM_KILLS = 20
 SLOW = '''
 import time
 from dataclasses import dataclass
-from datamodules.preparation.cleaning import Filter
+from datamodules.preparation.cleaning.filter import Filter
 
 @dataclass
 class Slow(Filter):
@@ -37,7 +37,7 @@ def config(tmp_path):
     lines = [f"line {n % 331}" if n % 10 else "" for n in range(400)]
     (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
     cleaning = "datamodules.preparation.cleaning"
-    filters = [f"{cleaning}.EmptyText", f"{cleaning}.ExactDuplicates", "slow.Slow"]
+    filters = [f"{cleaning}.texts.EmptyText", f"{cleaning}.duplicates.ExactDuplicates", "slow.Slow"]
     source = {
         "class_path": "datamodules.sources.text_lines.TextLines",
         "init_args": {"path": str(tmp_path / "text.txt")},
@@ -123,8 +123,10 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_goes_on(co
     while not (tmp_path / "out/.lines.unfinished/.lock").exists():
         assert first.poll() is None
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # or it may be done before the second has begun
     second = start(config, tmp_path / "out")
     _, errors = second.communicate()
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2 and "is being written by process" in errors
     assert first.wait() == 0
     assert (tmp_path / "out/lines/manifest.json").is_file()

@@ -1,5 +1,6 @@
 """The command line of a training stage: what it refuses before the first step, and that it goes on exactly."""
 
+import json
 import logging
 import os
 import signal
@@ -205,6 +206,36 @@ def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bytes(
         fit(config)
     assert len(steps) == 2
     assert weights(config["run_dir"]) == weights(tmp_path / "unbroken")
+
+
+def test_several_objectives_with_modalities_taken_away_go_on_with_the_same_bytes(
+    config, tmp_path, monkeypatch, capsys
+):
+    """What is drawn at random, and what balances the objectives, comes back with the checkpoint."""
+    objectives = "modules.objectives"
+    config["model"]["objective"] = {
+        "class_path": f"{objectives}.weighted.GradientBalanced",
+        "init_args": {
+            "objectives": {
+                "contrast": {"class_path": f"{objectives}.contrastive.InfoNCE"},
+                "complete": {
+                    "class_path": f"{objectives}.completion.Completion",
+                    "init_args": {"modalities": ["audio", "text"], "dim": 8, "hidden": 8},
+                },
+            },
+            "weights": {"complete": 0.5},
+        },
+    }
+    config["model"]["masking"] = {"share": 0.4}
+    config["trainer"]["max_steps"] = 4
+    fit({**config, "run_dir": str(tmp_path / "unbroken")})
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_in_step(2, patch)
+        fit(config)
+    fit(config)
+    assert weights(config["run_dir"]) == weights(tmp_path / "unbroken")
+    figures = json.loads(Path(config["run_dir"], "metrics.json").read_text())
+    assert {"train/contrast_audio_image", "train/complete_completion_text"} <= set(figures)
 
 
 def test_a_part_of_a_checkpoint_is_the_part_that_the_run_hands_over(config):

@@ -56,9 +56,9 @@ class Speech(Aligner):
     """How much of the subtitles votes together."""
     max_residual_ms: float = 300.0
     """Subtitles whose starts lie further than this from a straight line, in the median, are refused."""
-    max_mismatch: float = 0.54
+    max_mismatch: float = 0.56
     """Subtitles are refused when the cues fit what is heard hardly better than backwards speech, which is 1: measured
-    0.03 to 0.51 for right subtitles, in noise 10 dB below as well, 0.52 to 1 for those of other clips."""
+    0.03 to 0.55 for right subtitles, in noise 10 dB below as well; 0.52 to 1, in the median 1, for those of others."""
 
     def __call__(self, sound: np.ndarray, cues: list[Cue]) -> Alignment:
         """Return where in the sound each cue is heard.
@@ -164,7 +164,7 @@ def snapped(
     """Return start and end, seconds, of a cue by the bounds of pauses near where it is heard, and how unsure each is.
 
     Noise covers soft sounds: what lies before the first and after the last that would be audible is added back, and
-    so much is unsure. Where there is no pause, a start or end is unsure by VAGUE_S.
+    half as much is unsure. Where there is no pause, a start or end is unsure by VAGUE_S.
     """
     start_s, end_s = place.begin / FPS, place.end / FPS
     length_s = edges.length_s(loudness)
@@ -180,10 +180,10 @@ def snapped(
         # An edge nearer to the very start is that: the narrator speaks up sooner than the reference.
         is_start = abs(begins_s - start_s) < abs(begins_s - first_s)
         start_s = begins_s - (0.0 if is_start else pace * from_s)
-        unsure_s[0] = pace * from_s
+        unsure_s[0] = pace * from_s / 2
     if stops_s is not None:
         end_s = stops_s + pace * (length_s - until_s)
-        unsure_s[1] = pace * (length_s - until_s)
+        unsure_s[1] = pace * (length_s - until_s) / 2
     return (start_s, end_s), (unsure_s[0], unsure_s[1])
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.preparation.chunks.cutter import Cutter, Piece
-from datamodules.preparation.cleaning import Reject, read
-from datamodules.preparation.video import VideoError, opened
-from datamodules.sources.source import Member
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.video.reading import VideoError, opened
+from datamodules.sources.source import Member, read
 
 if TYPE_CHECKING:
     from av import AudioFrame, VideoFrame
@@ -55,7 +55,7 @@ class VideoChunks(Cutter):
 
     def is_long(self, member: Member) -> bool:
         try:
-            with as_path(member) as path, opened(path) as container:
+            with as_path(member) as path, opened(path, "pictures", "sound") as container:
                 return (container.duration or 0) / 1e6 > self.seconds
         except (OSError, VideoError):
             return False
@@ -63,7 +63,7 @@ class VideoChunks(Cutter):
     def cut(self, member: Member) -> Iterator[Piece]:
         """Yield pieces while the video is decoded: two at most are open at a time, whatever its length."""
         try:
-            with as_path(member) as path, opened(path) as container:
+            with as_path(member) as path, opened(path, "pictures", "sound") as container:
                 yield from self.pieces(container)
         except VideoError as error:
             raise Reject("undecodable video") from error

@@ -193,12 +193,11 @@ def test_a_special_token_in_a_text_stays_text_in_a_worker_and_with_any_tokenizer
         (b"", "empty_text"),
         (b" \n", "empty_text"),
         (b"\xff\xfe\x00", "not_utf8"),
-        (b"x" * 99, "text_too_long"),
     ],
 )
 def test_what_is_no_good_text_is_a_bad_sample(data, reason):
     with pytest.raises(BadSample) as bad:
-        Text(TOKENIZER, max_tokens=8, max_bytes=50).decode(data, "txt")
+        Text(TOKENIZER, max_tokens=8).decode(data, "txt")
     assert bad.value.reason == reason
 
 

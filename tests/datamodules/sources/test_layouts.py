@@ -297,7 +297,8 @@ class TestImg2Dataset:
         tar.write_bytes(tar.read_bytes()[:700])
         samples, dropped = outcome(source, expand=True)
         assert not samples
-        assert "00000.tar" in dropped["unreadable shard"][0]
+        assert dropped["cut"] == ["00000.tar/byte 1024"]
+        assert dropped["beside damage"] == ["00000.tar/000000000"]
 
     def test_a_parquet_of_addresses_alone_is_refused(self, layout):
         source = layout("img2dataset_files")

@@ -5,13 +5,26 @@ import torch
 
 from modules.objectives.causal_language import CausalLanguage
 from modules.objectives.classification import Classification
+from modules.objectives.contrastive_audio import ContrastiveAudio, code_contrast, draw_distractors
 from modules.objectives.masked_audio import MaskedAudio
+from modules.objectives.masked_autoencoder import MaskedAutoencoder
 from modules.objectives.masked_image import MaskedImage
 from modules.objectives.masked_language import MaskedLanguage
+from modules.objectives.masked_region import MaskedRegion, regions
+from modules.tokens import Tokens
 
 
-def objective_of(kind, encoder):
+def objective_of(kind, encoder, request):
     return {
+        "masked_autoencoder": lambda: MaskedAutoencoder(
+            encoder, decoder_dim=16, decoder_layers=1, decoder_heads=2
+        ),
+        "masked_region": lambda: MaskedRegion(
+            encoder, request.getfixturevalue("text_encoder"), dim=16, num_layers=1, num_heads=2
+        ),
+        "contrastive_audio": lambda: ContrastiveAudio(
+            encoder, start_share=0.3, num_distractors=5, num_codes=4, dim=16
+        ),
         "masked_language": lambda: MaskedLanguage(encoder, share=0.5),
         "masked_image": lambda: MaskedImage(encoder, share=0.5),
         "masked_audio": lambda: MaskedAudio(encoder, share=0.5),
@@ -24,9 +37,36 @@ CASES = {
     "masked_language": ("text_encoder", "text_inputs"),
     "masked_image": ("image_encoder", "image_inputs"),
     "masked_audio": ("audio_encoder", "audio_inputs"),
+    "masked_autoencoder": ("mae_encoder", "image_inputs"),
+    "masked_region": ("image_encoder", "image_inputs"),
+    "contrastive_audio": ("audio_encoder", "audio_inputs"),
     "causal_language": ("language_model", "text_inputs"),
     "classification": ("image_encoder", "image_inputs"),
 }
+
+
+MAE = {
+    "model_type": "vit_mae",
+    "image_size": 16,
+    "patch_size": 4,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "decoder_hidden_size": 16,
+    "decoder_intermediate_size": 64,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "mask_ratio": 0.6,
+    "norm_pix_loss": True,
+}
+
+
+@pytest.fixture
+def mae_encoder():
+    from modules.encoders.vit_mae import MaskedAutoencoderViT
+
+    return MaskedAutoencoderViT(config=MAE).eval()
 
 
 @pytest.fixture(params=CASES)
@@ -34,7 +74,9 @@ def case(request):
     encoder, inputs = (request.getfixturevalue(name) for name in CASES[request.param])
     if request.param == "classification":
         inputs = {**inputs, "label": torch.tensor([0, 1, 1])}
-    return request.param, encoder, objective_of(request.param, encoder), inputs
+    if request.param == "masked_region":
+        inputs = {**inputs, **request.getfixturevalue("text_inputs")}
+    return request.param, encoder, objective_of(request.param, encoder, request), inputs
 
 
 def judge(encoder, objective, inputs):
@@ -48,9 +90,9 @@ def test_the_loss_is_finite_and_falls_when_trained_on(case):
     parameters = [p for p in (*encoder.parameters(), *objective.parameters()) if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
     history = []
-    for _ in range(60):
+    for _ in range(150 if kind == "contrastive_audio" else 60):  # its codes are drawn at random
         losses, _ = judge(encoder, objective, inputs)
-        assert list(losses) == [kind]
+        assert next(iter(losses)) == kind
         history.append(losses[kind].item())
         optimizer.zero_grad()
         losses[kind].backward()
@@ -62,7 +104,10 @@ def test_zero_rows_give_a_loss_of_zero_with_gradients(case):
     kind, encoder, objective, inputs = case
     losses, _ = judge(encoder, objective, {name: tensor[:0] for name, tensor in inputs.items()})
     assert losses[kind] == 0
-    losses[kind].backward()
+    sum(losses.values()).backward()
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+    assert any(parameter.grad is not None for parameter in encoder.parameters())
 
 
 def test_masked_language_equals_transformers_loss_on_the_same_masks(text_encoder, text_inputs):
@@ -85,8 +130,6 @@ def test_masked_language_equals_transformers_loss_on_the_same_masks(text_encoder
     mask = text_inputs["attention_mask"]
     theirs = model(input_ids=text_inputs["input_ids"], attention_mask=mask, labels=target)
     features = model.bert(input_ids=text_inputs["input_ids"], attention_mask=mask).last_hidden_state
-    from modules.tokens import Tokens
-
     losses, _ = objective(Tokens(features, mask), target)
     torch.testing.assert_close(losses["masked_language"], theirs.loss, rtol=1e-5, atol=1e-6)
 
@@ -125,3 +168,159 @@ def test_hidden_sound_is_not_seen_and_is_what_is_asked_for(audio_encoder, audio_
 def test_a_language_model_objective_refuses_another_encoder(image_encoder):
     with pytest.raises(ValueError, match=r"needs modules\.language_model\.LanguageModel, not ImageEncoder"):
         CausalLanguage(image_encoder)
+
+
+# ---- masked autoencoding
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_masked_autoencoder_equals_vit_maes_loss_on_the_same_noise(mae_encoder, image_inputs, normalise):
+    from transformers import ViTMAEForPreTraining
+
+    objective = MaskedAutoencoder(
+        mae_encoder, decoder_dim=16, decoder_layers=1, decoder_heads=2, normalise=normalise
+    )
+    theirs = ViTMAEForPreTraining(mae_encoder.config).eval()
+    theirs.config.norm_pix_loss = normalise
+    theirs.vit.load_state_dict(mae_encoder.trunk.state_dict())
+    theirs.decoder.load_state_dict(objective.decoder.state_dict())
+    noise = torch.rand(3, 16)
+    outcome = theirs(pixel_values=mae_encoder.normalised(image_inputs["pixels"]), noise=noise)
+
+    tokens = mae_encoder({**image_inputs, "noise": noise})
+    losses, _ = objective(tokens, objective.target(image_inputs["pixels"], noise))
+    torch.testing.assert_close(losses["masked_autoencoder"], outcome.loss, rtol=1e-6, atol=0)
+    parameters = ("decoder_embed.weight", "mask_token")
+    ours_gradients = torch.autograd.grad(
+        losses["masked_autoencoder"], [objective.decoder.get_parameter(name) for name in parameters]
+    )
+    theirs_gradients = torch.autograd.grad(
+        outcome.loss, [theirs.decoder.get_parameter(name) for name in parameters]
+    )
+    torch.testing.assert_close(ours_gradients, theirs_gradients, rtol=1e-5, atol=1e-7)
+
+
+def test_without_noise_an_encoder_of_mae_sees_every_patch_in_order(mae_encoder, image_inputs):
+    tokens = mae_encoder(image_inputs)
+    assert tokens.features.shape == (3, 16, 16) and mae_encoder.config.mask_ratio == 0.6
+    torch.testing.assert_close(mae_encoder(image_inputs).features, tokens.features)
+
+
+def test_masked_autoencoding_refuses_another_encoder(image_encoder):
+    from modules.encoders.vit_mae import MaskedAutoencoderViT
+
+    with pytest.raises(ValueError, match="MaskedAutoencoderViT, not ImageEncoder"):
+        MaskedAutoencoder(image_encoder)
+    with pytest.raises(ValueError, match="for model_type vit_mae, this is vit"):
+        MaskedAutoencoderViT(config={"model_type": "vit", "image_size": 16, "patch_size": 8})
+
+
+# ---- contrastive masked audio
+
+
+def test_code_contrast_and_diversity_equal_wav2vec2s_on_the_same_masks_and_distractors():
+    from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
+
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8,),
+        conv_stride=(4,),
+        conv_kernel=(4,),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        codevector_dim=8,
+        num_codevectors_per_group=3,
+        proj_codevector_dim=8,
+        num_feat_extract_layers=1,
+    )
+    model = Wav2Vec2ForPreTraining(config).eval()
+    torch.nn.init.uniform_(model.quantizer.codevectors)
+    hidden = torch.rand(3, 20) < 0.5
+    drawn = draw_distractors(hidden, 6)  # numbers of hidden tokens; the library counts all tokens
+    positions = hidden.flatten().nonzero().squeeze(1)
+    theirs_drawn = torch.zeros(3, 20, 6, dtype=torch.int64)
+    theirs_drawn[hidden] = positions[drawn]
+    outcome = model(torch.randn(3, 80), mask_time_indices=hidden, sampled_negative_indices=theirs_drawn)
+    context, codes = outcome.projected_states[hidden], outcome.projected_quantized_states[hidden]
+    ours = code_contrast(context, codes, codes[drawn], config.contrastive_logits_temperature)
+    assert (
+        (codes[drawn] == codes.unsqueeze(1)).all(2).any()
+    )  # few codes: some distractors are the code itself
+    torch.testing.assert_close(ours.sum(), outcome.contrastive_loss, rtol=1e-5, atol=1e-5)
+
+
+def test_diversity_is_the_share_of_codes_that_the_perplexity_leaves_unused(audio_encoder, audio_inputs):
+    objective = ContrastiveAudio(audio_encoder, start_share=0.5, num_codes=4, dim=16)
+    seen, target = objective.corrupt(audio_inputs)
+    losses, scores = objective(audio_encoder(seen), target)
+    expected = 0.1 * (8 - scores["code_perplexity"]) / 8
+    torch.testing.assert_close(losses["code_diversity"], expected)
+
+
+def test_distractors_are_other_hidden_tokens_of_the_same_row():
+    hidden = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
+    drawn = draw_distractors(hidden, 200)
+    row = hidden.nonzero()[:, 0]
+    assert (row[drawn] == row.unsqueeze(1)).all()
+    found = [sorted(set(each.tolist())) for each in drawn]
+    assert found == [[1, 2], [0, 2], [0, 1], [3], [5], [4]]
+
+
+def test_hidden_runs_are_of_the_length_asked_for_within_real_sound(audio_encoder, audio_inputs):
+    objective = ContrastiveAudio(audio_encoder, start_share=0.1, run=3, num_codes=4, dim=16)
+    _, (_, hidden) = objective.corrupt(audio_inputs)
+    assert not hidden[2, 6:].any()  # 0.25 s are three tokens
+    torch.manual_seed(3)
+    longer = torch.zeros(1, 160000) + torch.randn(1, 160000)
+    _, (_, hidden) = objective.corrupt({"waveform": longer, "lengths": torch.tensor([160000])})
+    runs = "".join("x" if each else "." for each in hidden[0].tolist()).strip("x").split(".")
+    lengths = [len(run) for run in runs if run]
+    assert lengths and min(lengths) >= 3
+
+
+# ---- masked region
+
+
+def test_regions_are_rectangles_of_about_the_share():
+    hidden = regions(400, 8, 0.4, torch.device("cpu"))
+    for region in hidden[:20]:
+        rows, columns = region.any(1), region.any(0)
+        assert torch.equal(region, rows.unsqueeze(1) & columns)
+    assert hidden.float().mean().item() == pytest.approx(0.4, abs=0.05)
+    assert regions(3, 4, 1.0, torch.device("cpu")).flatten(1).any(1).all()
+
+
+def test_what_is_hidden_is_drawn_from_the_text(image_encoder, text_encoder, text_inputs):
+    """Two pictures of noise, all of it hidden: only two different texts can tell them apart."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    hidden = torch.ones(2, 4, dtype=torch.bool)
+    outcome = {}
+    for told, ids in (("apart", [[11, 12], [40, 41]]), ("alike", [[11, 12], [11, 12]])):
+        objective = MaskedRegion(image_encoder, text_encoder, share=1.0, dim=32, num_layers=1, num_heads=2)
+        text = {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(2, 2, dtype=torch.bool)}
+        optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
+        seen, (patches, _, _) = objective.corrupt({"pixels": pixels, **text})
+        seen["masked"] = hidden
+        for _ in range(120):
+            loss = objective(image_encoder(seen), (patches, hidden, text))[0]["masked_region"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        outcome[told] = loss.item()
+    assert outcome["apart"] < 0.1 < 0.4 < outcome["alike"]
+
+
+def test_a_text_without_tokens_can_be_attended_to(image_encoder, text_encoder, image_inputs, text_inputs):
+    objective = MaskedRegion(image_encoder, text_encoder, dim=16, num_layers=1, num_heads=2)
+    nothing = {**text_inputs, "attention_mask": torch.zeros_like(text_inputs["attention_mask"])}
+    losses, _ = judge(image_encoder, objective, {**image_inputs, **nothing})
+    assert losses["masked_region"].isfinite()
+
+
+def test_a_region_that_covers_nothing_is_refused(image_encoder, text_encoder):
+    with pytest.raises(ValueError, match="share is 0"):
+        MaskedRegion(image_encoder, text_encoder, share=0)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from datamodules.preparation.histogram import Histogram
+from datamodules.preparation.exhibits.histogram import Histogram
 from stages.prepare.charts import Cues, bars, clock, cues, number, round_numbers
 
 

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from datamodules.preparation.exhibits import FILE, Exhibits
-from datamodules.preparation.measures import measure
+from datamodules.preparation.exhibits.exhibits import FILE, Exhibits
+from datamodules.preparation.exhibits.measures import measure
 from datamodules.shards.writer import write_shards
 from datamodules.sources.source import Dropped, Sample
 from stages.prepare.report import write_report
@@ -149,7 +149,7 @@ def test_a_duplicate_stands_beside_what_it_resembles_as_it_is_in_the_shards(page
 
 
 def test_what_cannot_be_decoded_is_said_to_be_so(page):
-    assert "undecodable (UnidentifiedImageError)" in page
+    assert "<span>undecodable</span>" in page
 
 
 def test_every_measure_has_a_histogram(page):

@@ -14,7 +14,7 @@ from datamodules.preparation.chunks.merging import merge_steps, merge_text, merg
 from datamodules.preparation.chunks.sound import SoundChunks
 from datamodules.preparation.chunks.text import TextChunks
 from datamodules.preparation.chunks.video import VideoChunks
-from datamodules.preparation.cleaning import Reject
+from datamodules.preparation.cleaning.filter import Reject
 from datamodules.sources.source import Sample
 
 RATE_HZ = 1000

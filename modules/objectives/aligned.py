@@ -1,0 +1,68 @@
+"""AlignmentObjective: the interface of the objectives that bring modalities together, and what they are given."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from modules.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What alignment made of one batch on one rank; a modality has rows only for the samples that have it.
+
+    Args:
+        embeddings: unit vectors (rows, dim) by modality.
+        rows: (rows,), int64: which sample of the batch each row belongs to, by modality.
+        size: samples in the batch.
+        tokens: Tokens (rows, tokens, width of the encoder) by modality, for objectives that look inside a row.
+    """
+
+    embeddings: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+    size: int
+    tokens: Mapping[str, Tokens]
+
+
+class AlignmentObjective(nn.Module, ABC):
+    """Judges how well the modalities of a sample belong together.
+
+    Raises:
+        ValueError: `forward`, when the model has fewer than two modalities.
+    """
+
+    def forward(self, aligned: Aligned) -> dict[str, Tensor]:
+        """Return named scalar losses; zero, with its graph, for what the batch has no sample of."""
+        if len(aligned.embeddings) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs two modalities or more, the model has: "
+                f"{', '.join(aligned.embeddings) or 'none'}"
+            )
+        return self.losses(aligned)
+
+    @abstractmethod
+    def losses(self, aligned: Aligned) -> dict[str, Tensor]:
+        """Return named scalar losses of two modalities or more."""
+
+
+def shared_rows(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of two modalities that belong to the same samples, in the order of the first.
+
+    Args:
+        first: (rows,) which sample each row of the first modality belongs to.
+        second: (rows,) the same for the second.
+        size: samples in the batch.
+    """
+    places = torch.arange(len(second), device=second.device)
+    place = torch.full((size,), -1, device=second.device).index_copy(0, second, places)
+    match = place[first]
+    here = match >= 0
+    return here.nonzero().squeeze(1), match[here]
+
+
+def select(tokens: Tokens, index: Tensor) -> Tokens:
+    """Return the Tokens of some rows, (len(index), tokens, dim)."""
+    return Tokens(tokens.features[index], tokens.mask[index])
