@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
+# Sources, filters, steps and aligners are imported so that --help lists them and a short name such as `Folder` will do.
+from datamodules.preparation.alignment.activity import Activity  # noqa: F401
+from datamodules.preparation.alignment.timestamps import Timestamps  # noqa: F401
 from datamodules.preparation.cleaning.duplicates import (  # noqa: F401
     ExactDuplicates,
     NearDuplicateImages,
@@ -16,8 +19,6 @@ from datamodules.preparation.cleaning.media import Undecodable  # noqa: F401
 from datamodules.preparation.cleaning.pairing import RepeatedText, Require, WeakText  # noqa: F401
 from datamodules.preparation.cleaning.quality import LowQuality  # noqa: F401
 from datamodules.preparation.cleaning.sounds import SoundLevel  # noqa: F401
-
-# Sources, filters and steps are imported so that --help lists them and a short name such as `Folder` will do.
 from datamodules.preparation.cleaning.texts import (  # noqa: F401
     EmptyText,
     FileNameText,
@@ -41,6 +42,7 @@ from datamodules.sources.localized_narratives import LocalizedNarratives  # noqa
 from datamodules.sources.open_images import OpenImages  # noqa: F401
 from datamodules.sources.source import Source
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
+from datamodules.sources.synchronised_clips import SynchronisedClips  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from datamodules.sources.text_table import TextTable  # noqa: F401
 from datamodules.sources.visual_questions import VisualQuestions  # noqa: F401
