@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.preparation.chunks.cutter import Cutter, Piece
 from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.encoding import SAME_BYTES_H264
 from datamodules.preparation.video.reading import VideoError, opened
 from datamodules.sources.source import Member, read
 
@@ -110,9 +111,7 @@ class Writer:
         self.start_s, self.end_s = start_s, end_s
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
-        # The same bytes each time: one thread, no date, and no macroblock tree, whose vectorised code reads beyond
-        # the rows of narrow pictures, so that what it decides depends on what lay in memory.
-        options = {"crf": str(crf), "threads": "1", "mbtree": "0"}
+        options = {"crf": str(crf), **SAME_BYTES_H264}
         self.video = self.container.add_stream("libx264", rate=video.average_rate or 25, options=options)
         self.video.width, self.video.height = video.width // 2 * 2, video.height // 2 * 2
         self.video.pix_fmt = "yuv420p"
