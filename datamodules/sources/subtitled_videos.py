@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.preparation.alignment.aligner import Aligner, Alignment, AlignmentError
 from datamodules.preparation.alignment.comparison import comparison, spread_ms, tried, truth_of
-from datamodules.preparation.alignment.picture import loudness_curve
+from datamodules.preparation.alignment.loudness import loudness_curve
 from datamodules.preparation.alignment.speech import Speech
 from datamodules.preparation.encoding import flac
 from datamodules.preparation.subtitles import Cue, SubtitleError, read_subtitles
