@@ -58,7 +58,7 @@ class Speech(Aligner):
     """Subtitles whose starts lie further than this from a straight line, in the median, are refused."""
     max_mismatch: float = 0.56
     """Subtitles are refused when the cues fit what is heard hardly better than backwards speech, which is 1. Chosen
-    where right subtitles had 0.03 to 0.55 and those of other clips 0.52 to 1; of 420 others it refused one right one."""
+    where right subtitles had 0.03 to 0.55 and those of other clips 0.52 to 1; of 420 others it refused one."""
 
     def __call__(self, sound: np.ndarray, cues: list[Cue]) -> Alignment:
         """Return where in the sound each cue is heard.
