@@ -1,6 +1,6 @@
 """Cross-attention fusion: a tower for each modality, which looks at the towers of the others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -49,23 +49,21 @@ class CrossAttentionFusion(Fusion):
 
     def fuse(self, tokens: Mapping[str, Tokens], quality: Tensor) -> tuple[Tokens, Tensor]:
         joined = self.entries(tokens, quality)
-        masks = joined.mask.split(joined.lengths, 1)
-        others = []  # own tokens are hidden: a tower looks at the others
-        for column in range(len(masks)):
-            biases = list(joined.bias.split(joined.lengths, 1))
-            biases[column] = torch.full_like(biases[column], -torch.inf)
-            others.append(torch.cat(biases, 1).unsqueeze(1))
-        state = joined.features
-        looks = torch.zeros_like(joined.bias)
+        states = joined.features.split(joined.lengths, 1)
+        masks, biases = joined.mask.split(joined.lengths, 1), joined.bias.split(joined.lengths, 1)
+        shares = torch.zeros_like(quality)
         for layer in self.layers:
-            towers = list(
-                zip(cast(nn.ModuleDict, layer).values(), state.split(joined.lengths, 1), others, strict=True)
-            )
+            towers = list(cast(nn.ModuleDict, layer).values())
+            seen = [_without(states, column) for column in range(len(towers))]
+            bias = [_without(biases, column).unsqueeze(1) for column in range(len(towers))]
             if layer is self.layers[-1]:
-                for (tower, own, bias), mask in zip(towers, masks, strict=True):
-                    looks = looks + _mean(cast("_Tower", tower).look(own, state, bias), mask)
-            state = torch.cat([tower(own, state, bias) for tower, own, bias in towers], 1)
-        return Tokens(self.norm(state), joined.mask), joined.shares(looks)
+                looks = [
+                    _mean(cast("_Tower", tower).look(*given), mask)
+                    for tower, mask, *given in zip(towers, masks, states, seen, bias, strict=True)
+                ]
+                shares = _received(looks, joined.lengths)
+            states = tuple(tower(*given) for tower, *given in zip(towers, states, seen, bias, strict=True))
+        return Tokens(self.norm(torch.cat(states, 1)), joined.mask), shares
 
 
 class _Tower(nn.Module):
@@ -77,15 +75,35 @@ class _Tower(nn.Module):
         self.attention = Attention(dim, dim, num_heads)
         self.perceptron = feed_forward(dim)
 
-    def forward(self, own: Tensor, everyone: Tensor, bias: Tensor) -> Tensor:
-        own = own + self.attention(self.norm(own), self.norm_context(everyone), bias)
+    def forward(self, own: Tensor, others: Tensor, bias: Tensor) -> Tensor:
+        own = own + self.attention(self.norm(own), self.norm_context(others), bias)
         return own + self.perceptron(own)
 
-    def look(self, own: Tensor, everyone: Tensor, bias: Tensor) -> Tensor:
-        return self.attention.look(self.norm(own), self.norm_context(everyone), bias)
+    def look(self, own: Tensor, others: Tensor, bias: Tensor) -> Tensor:
+        return self.attention.look(self.norm(own), self.norm_context(others), bias)
 
 
 def _mean(looks: Tensor, mask: Tensor) -> Tensor:
     """Average (size, queries, keys) over real queries: (size, keys)."""
     weights = mask.to(looks.dtype).unsqueeze(-1)
     return (looks * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _without(pieces: Sequence[Tensor], column: int) -> Tensor:
+    """Join the pieces of all modalities but one along the tokens."""
+    return torch.cat([piece for number, piece in enumerate(pieces) if number != column], 1)
+
+
+def _received(looks: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+    """Add up how much each modality is looked at: (size, modalities).
+
+    Args:
+        looks: for each modality (size, tokens of the others).
+        lengths: tokens of each modality.
+    """
+    received = [looks[0].new_zeros(len(looks[0])) for _ in lengths]
+    for column, look in enumerate(looks):
+        others = [number for number in range(len(lengths)) if number != column]
+        for number, piece in zip(others, look.split([lengths[number] for number in others], 1), strict=True):
+            received[number] = received[number] + piece.sum(1)
+    return torch.stack(received, 1)
