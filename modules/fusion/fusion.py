@@ -19,7 +19,8 @@ class Fused:
     Args:
         tokens: Tokens (size, tokens, dim), one row a sample; a sample without any modality has no real token.
         weights: (size,) by modality: how much each counted for a sample. From 0 (absent) to 1; they add up to 1 for
-            each sample that has a modality. What they measure stands in the fusion's docstring.
+            each sample that has a modality. What they measure stands in the fusion's docstring; those that are
+            looks of attention or lengths are observed, and carry no gradient.
     """
 
     tokens: Tokens

@@ -24,8 +24,8 @@ class LatentFusion(Fusion):
     MVAE (arXiv:1802.05335, section 2.2): precisions add up, and a mean counts by its precision, so that any pattern of
     presence has its posterior; that of a sample without any modality is the prior, of mean 0. The VAEs see a modality's
     tokens pooled, and draw this pooled vector again. They are trained by `objectives.latent_alignment`, or by
-    whatever comes after the fusion. Quality multiplies a precision. Weights: the share of a modality in the precision
-    of all, averaged over features.
+    whatever comes after the fusion, which leaves the decoders without a gradient. Quality multiplies a precision.
+    Weights: the share of a modality in the precision of all, averaged over features.
 
     Args:
         widths: modality -> width of its tokens.
