@@ -93,10 +93,12 @@ class Fusion(Part):
 
         Raises:
             ValueError: when a modality is not one the fusion was built for, or has another width, or tokens, rows
-                and quality disagree.
+                and quality disagree, or a row belongs to a sample that is not in the batch or has one already.
         """
         quality = quality or {}
         self._check(tokens, rows, quality)
+        for name in tokens:
+            _check_places(name, rows[name], size)
         places = max(
             1, size
         )  # attention cannot reshape an empty batch: one sample without anything stands in
@@ -176,6 +178,20 @@ def log_weight(mask: Tensor, quality: Tensor) -> Tensor:
     """
     log = quality.clamp(min=torch.finfo(quality.dtype).tiny).log().unsqueeze(1)
     return log.expand(mask.shape).masked_fill(~mask, -torch.inf)
+
+
+def _check_places(name: str, rows: Tensor, size: int) -> None:
+    places = rows.unique().tolist()
+    if places and not 0 <= places[0] <= places[-1] < size:
+        raise ValueError(
+            f"rows of {name} belong to samples {places[0]} to {places[-1]}, the batch has {size}: "
+            f"expected 0 to {size - 1}"
+        )
+    if len(places) < len(rows):
+        raise ValueError(
+            f"{len(rows)} rows of {name} belong to {len(places)} samples: expected one row a sample; "
+            "join the tokens of those that have more"
+        )
 
 
 def _place(tokens: Tokens, rows: Tensor, size: int) -> Tokens:

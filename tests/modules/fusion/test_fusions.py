@@ -263,6 +263,16 @@ def test_rows_that_do_not_match_are_refused(rows, found, fusion):
         fusion({"text": batch()[0]["text"]}, rows, SIZE)
 
 
+def test_two_rows_of_a_sample_and_a_sample_out_of_the_batch_are_refused(fusion):
+    text = batch()[0]["text"]
+    with pytest.raises(
+        ValueError, match="8 rows of text belong to 7 samples: expected one row a sample; join"
+    ):
+        fusion({"text": text}, {"text": torch.tensor([0, 1, 2, 3, 4, 5, 6, 6])}, SIZE)
+    with pytest.raises(ValueError, match="text belong to samples 0 to 7, the batch has 7: expected 0 to 6"):
+        fusion({"text": text}, {"text": torch.arange(8)}, 7)
+
+
 def test_quality_that_does_not_match_is_refused(fusion):
     tokens, rows = batch()
     with pytest.raises(ValueError, match=r"quality of text is \(3,\), expected one for each row: \(8,\)"):
