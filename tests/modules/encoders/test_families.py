@@ -1,5 +1,8 @@
 """Encoders of every family keep what every encoder promises."""
 
+import importlib
+
+import numpy as np
 import pytest
 import torch
 from families import builders, inputs_of
@@ -72,6 +75,22 @@ def test_tokens_are_as_wide_as_the_encoder_says_and_their_data_comes_from_a_moda
     assert tokens.features.shape[::2] == (3, encoder.dim)
     assert tokens.mask.any(1).all()
     assert encoder.input_config["class_path"].startswith("datamodules.modalities.")
+
+
+def test_the_modality_it_names_makes_inputs_that_it_takes(name, encoder):
+    config = encoder.input_config
+    module, _, kind = config["class_path"].rpartition(".")
+    modality = vars(importlib.import_module(module))[kind](**config["init_args"])
+    arguments = config["init_args"]
+    picture = np.full((arguments.get("height", 1), arguments.get("width", 1), 3), 99, dtype=np.uint8)
+    values = {
+        "text": ["a red seven", "a"],
+        "image": [picture, picture],
+        "audio": [np.zeros(3000, dtype=np.float32), np.ones(100, dtype=np.float32)],
+        "video": [picture[None].repeat(2, 0), picture[None].repeat(4, 0)],
+    }
+    assert encoder(modality.collate(values[name.split("-")[0]])).features.isfinite().all()
+    assert len(encoder(modality.collate([]))) == 0
 
 
 def test_zero_rows_give_zero_rows_and_gradients_for_the_same_parameters(encoder, inputs):
