@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.processor import sound_settings
+from modules.encoders.spectrogram import full_precision
 from modules.encoders.trunk import load_trunk
 from modules.encoders.wav2vec import pad_to
 from modules.tokens import Tokens
@@ -118,8 +119,9 @@ class AudioSpectrogramTransformer(Encoder):
         pieces = pieces - pieces.mean(2, keepdim=True)
         before = torch.cat([pieces[..., :1], pieces[..., :-1]], dim=2)
         pieces = (pieces - PREEMPHASIS * before) * self.window
-        power = torch.fft.rfft(pieces, n=FFT).abs().square()
-        frames = (power @ self.filters).clamp(min=FLOOR).log()
+        with full_precision(waveform):
+            power = torch.fft.rfft(pieces, n=FFT).abs().square()
+            frames = (power @ self.filters).clamp(min=FLOOR).log()
         counts = ((lengths - WINDOW) // HOP + 1).clamp(min=1, max=self.num_frames)
         real = torch.arange(self.num_frames, device=frames.device) < counts.unsqueeze(1)
         return (frames * real.unsqueeze(2) - self.mean) / (2 * self.std), counts

@@ -23,7 +23,10 @@ class DividedAttention(TimesformerLayer):
         first, rest = hidden[:, :1], hidden[:, 1:]
         patches = rest.shape[1] // frames
         through_time = self.temporal_layernorm(rest).reshape(rows * patches, frames, -1)
-        keep = mask.repeat_interleave(patches, 0)[:, None, None]  # (rows × patches, 1, 1, frames)
+        keep = mask | ~mask.any(
+            1, keepdim=True
+        )  # of a clip without frames, softmax over none would come to NaN
+        keep = keep.repeat_interleave(patches, 0)[:, None, None]  # (rows × patches, 1, 1, frames)
         found = self.drop_path(attend(self.temporal_attention, through_time, keep))
         rest = rest + self.temporal_dense(found.reshape(rest.shape))
 
@@ -42,16 +45,6 @@ def attend(attention: TimeSformerAttention, hidden: Tensor, keep: Tensor | None)
     """Return self-attention over (rows, tokens, dim); `keep` is broadcast to (rows, heads, tokens, tokens)."""
     inner = attention.attention
     query, key, value = inner.qkv(hidden).unflatten(2, (3, inner.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    bias = (
-        None
-        if keep is None
-        else torch.zeros_like(keep, dtype=hidden.dtype).masked_fill(~keep, _lowest(hidden))
-    )
     dropout = inner.attn_drop.p if attention.training else 0.0
-    found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+    found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
     return attention.output(found.transpose(1, 2).flatten(2))
-
-
-def _lowest(hidden: Tensor) -> float:
-    """Return the lowest number, not minus infinity: a row without a real frame would come to NaN."""
-    return torch.finfo(hidden.dtype).min

@@ -61,21 +61,27 @@ class LogMel(nn.Module):
         In float32 the logarithm is within 1e-4 of librosa's where a band is at most 60 dB below the loudest; in
         float64, which takes four times as long, everywhere.
         """
-        spectrum = torch.stft(
-            waveform.to(dtype),
-            n_fft=self.window_samples,
-            hop_length=self.hop_samples,
-            window=self.window.to(dtype),
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )  # (rows, frequencies, frames)
-        return self.filters.to(dtype) @ spectrum.abs().square()
+        with full_precision(waveform):
+            spectrum = torch.stft(
+                waveform.to(dtype),
+                n_fft=self.window_samples,
+                hop_length=self.hop_samples,
+                window=self.window.to(dtype),
+                center=True,
+                pad_mode="constant",
+                return_complex=True,
+            )  # (rows, frequencies, frames)
+            return self.filters.to(dtype) @ spectrum.abs().square()
 
     def mask(self, lengths: Tensor, frames: int) -> Tensor:
         """Return (rows, frames), True where a frame starts within its waveform; each has one at least."""
         counts = self.num_frames(lengths).clamp(min=1, max=frames)
         return torch.arange(frames, device=lengths.device) < counts.unsqueeze(1)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Return a context in which nothing is rounded to half precision: what is quiet in a spectrum would be lost."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def standardised(frames: Tensor, mask: Tensor, dims: tuple[int, ...]) -> Tensor:

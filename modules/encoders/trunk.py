@@ -85,7 +85,7 @@ def pretrained_trunk(
             f"{name_or_path} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:5])}); "
             "expected a checkpoint of this very architecture"
         )
-    return model
+    return model.train()  # as a new model is; whoever freezes it sets it to evaluate
 
 
 def _auto(is_language_model: bool) -> Any:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.encoders.encoder import Encoder, at_least_one_row
+from modules.encoders.spectrogram import full_precision
 from modules.encoders.trunk import load_trunk
 from modules.encoders.wav2vec import pad_to
 from modules.tokens import Tokens
@@ -101,7 +102,8 @@ class WhisperEncoder(Encoder):
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Return frames (rows, mels, frames) of waveforms of the model's length, as WhisperFeatureExtractor does."""
-        spectrum = torch.stft(waveform, WINDOW, HOP, window=self.window, return_complex=True)
-        frames = (self.filters @ spectrum[..., :-1].abs().square()).clamp(min=1e-10).log10()
+        with full_precision(waveform):
+            spectrum = torch.stft(waveform, WINDOW, HOP, window=self.window, return_complex=True)
+            frames = (self.filters @ spectrum[..., :-1].abs().square()).clamp(min=1e-10).log10()
         loudest = frames.amax((1, 2), keepdim=True)
         return (torch.maximum(frames, loudest - 8.0) + 4.0) / 4.0

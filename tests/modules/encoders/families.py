@@ -91,11 +91,16 @@ TIMM = {
 
 
 def library_model(kind: str, sizes: dict, **more):
-    """Return a transformers model with random weights."""
+    """Return a transformers model with random weights that carry a signal through: the library's own are near zero."""
     from transformers import CONFIG_MAPPING, AutoModel
 
     torch.manual_seed(0)
-    return AutoModel.from_config(CONFIG_MAPPING[kind.removesuffix("-large")](**{**sizes, **more})).eval()
+    model = AutoModel.from_config(CONFIG_MAPPING[kind.removesuffix("-large")](**{**sizes, **more})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return model
 
 
 def save_text(kind: str, folder: Path, tokenizer_path: str) -> Path:
@@ -113,7 +118,13 @@ def save_text(kind: str, folder: Path, tokenizer_path: str) -> Path:
 def save_image(kind: str, folder: Path) -> Path:
     from transformers import ConvNextImageProcessor, MobileViTImageProcessor, ViTImageProcessor
 
-    library_model(kind, IMAGES[kind]).save_pretrained(folder)
+    model = library_model(kind, IMAGES[kind]).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # it takes over what it sees, and passes it on in its full strength
+    with torch.no_grad():
+        model(inputs_of("image")["pixels"] / 255)
+    model.save_pretrained(folder)
     processors = {
         "resnet": ConvNextImageProcessor(size={"shortest_edge": 32}),
         "mobilevit": MobileViTImageProcessor(
@@ -147,12 +158,7 @@ def save_sound(kind: str, folder: Path) -> Path:
 def save_video(folder: Path) -> Path:
     from transformers import VideoMAEImageProcessor
 
-    model = library_model("timesformer", TIMESFORMER)
-    with torch.no_grad():  # random weights have none of these, and without them time would make no difference
-        model.embeddings.time_embeddings.normal_()
-        for layer in model.encoder.layer:
-            layer.temporal_dense.weight.normal_(std=0.3)
-    model.save_pretrained(folder)
+    library_model("timesformer", TIMESFORMER).save_pretrained(folder)
     VideoMAEImageProcessor(
         size={"shortest_edge": 32},
         crop_size={"height": 32, "width": 32},

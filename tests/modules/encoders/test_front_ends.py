@@ -67,6 +67,17 @@ def test_cepstral_coefficients_of_a_batch_equal_librosas_of_each_sound():
         np.testing.assert_allclose(found[row, :, : expected.shape[1]], expected, atol=1e-4, rtol=0)
 
 
+def test_front_ends_are_not_rounded_where_training_is_in_half_precision():
+    from modules.encoders.mfcc import MFCC
+    from modules.encoders.spectrogram import LogMel
+
+    inputs = sounds()
+    for front in (LogMel(sampling_rate=16000, num_mels=64), MFCC(sampling_rate=16000)):
+        expected, _ = front(**inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(front(**inputs)[0], expected, atol=0, rtol=0)
+
+
 def test_more_coefficients_than_bands_are_refused():
     from modules.encoders.mfcc import MFCC
 
