@@ -23,9 +23,8 @@ class DividedAttention(TimesformerLayer):
         first, rest = hidden[:, :1], hidden[:, 1:]
         patches = rest.shape[1] // frames
         through_time = self.temporal_layernorm(rest).reshape(rows * patches, frames, -1)
-        keep = mask | ~mask.any(
-            1, keepdim=True
-        )  # of a clip without frames, softmax over none would come to NaN
+        # Of a clip without frames all are kept: softmax over none would come to NaN.
+        keep = mask | ~mask.any(1, keepdim=True)
         keep = keep.repeat_interleave(patches, 0)[:, None, None]  # (rows × patches, 1, 1, frames)
         found = self.drop_path(attend(self.temporal_attention, through_time, keep))
         rest = rest + self.temporal_dense(found.reshape(rest.shape))

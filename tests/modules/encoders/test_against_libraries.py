@@ -169,3 +169,15 @@ def test_open_clips_towers_give_what_encode_image_and_encode_text_give(tmp_path)
         whole = OpenClipTextEncoder(str(tmp_path / "clip")).eval()(inputs)
     ends = whole.features[torch.arange(3), whole.mask.sum(1) - 1]
     torch.testing.assert_close(ends @ model.text_projection, model.encode_text(padded), **TOLERANCE)
+
+
+def test_a_text_tower_that_looks_both_ways_sees_the_padding_that_it_was_trained_with():
+    from modules.encoders.open_clip import OpenClipTextEncoder
+
+    text = {**CLIP["text_cfg"], "no_causal_mask": True, "pool_type": "last", "pad_id": 1}
+    encoder = OpenClipTextEncoder(config={**CLIP, "text_cfg": text}, pooled=True).eval()
+    inputs = inputs_of("text")
+    padded = torch.ones(3, 16, dtype=torch.long)
+    padded[:, :7] = torch.where(inputs["attention_mask"], inputs["input_ids"], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(inputs).features[:, 0], encoder.trunk(padded), **TOLERANCE)
