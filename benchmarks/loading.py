@@ -185,9 +185,10 @@ def resuming(task: Task, rounds: int, cpu_ms_per_sample: float) -> dict[str, flo
 def tokenising(task: Task, rounds: int) -> dict[str, Any]:
     """Compare cleaning and tokenising the captions, ours in batches."""
     from datamodules.modalities.text import Text
+    from modules.encoders.clip_tokenizer import clip_tokenizer
 
     texts = [sample["txt"] for sample in pipelines.raw_samples(task)]
-    theirs, mine = pipelines.open_clip_tokenizer(), Text(pipelines.clip_tokenizer(), pipelines.CONTEXT)
+    theirs, mine = pipelines.open_clip_tokenizer(), Text(clip_tokenizer(), pipelines.CONTEXT)
     ids = mine.collate(texts)["input_ids"]
     is_same = torch.equal(ids, theirs(texts)[:, : ids.shape[1]])
 

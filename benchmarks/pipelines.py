@@ -79,6 +79,7 @@ def modalities(is_train: bool) -> dict[str, Any]:
     """Return ours, made once: reading a vocabulary is no part of a pass, of ours or of others."""
     from datamodules.modalities.image import Image
     from datamodules.modalities.text import Text
+    from modules.encoders.clip_tokenizer import clip_tokenizer
 
     crop = {"crop_scale": CROP_SCALE} if is_train else {}
     return {"image": Image(SIZE, SIZE, **crop), "text": Text(clip_tokenizer(), CONTEXT)}
@@ -209,40 +210,6 @@ def open_clip_tokenizer() -> Any:
     from open_clip import SimpleTokenizer
 
     return SimpleTokenizer(context_length=CONTEXT)
-
-
-def clip_tokenizer() -> str:
-    """Return open_clip's own vocabulary and merges as a tokenizer of the tokenizers library."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    known = open_clip_tokenizer()
-    merges = sorted(known.bpe_ranks, key=known.bpe_ranks.get)
-    start, end = known.sot_token_id, known.eot_token_id
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab=known.encoder,
-            merges=merges,
-            end_of_word_suffix="</w>",
-            continuing_subword_prefix="",
-            unk_token="<end_of_text>",
-        )
-    )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.add_special_tokens(["<start_of_text>", "<end_of_text>"])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start_of_text> $A <end_of_text>",
-        special_tokens=[("<start_of_text>", start), ("<end_of_text>", end)],
-    )
-    return tokenizer.to_str()
 
 
 PASSES: dict[str, Pass] = {

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.encoders.encoder import Encoder, at_least_one_row
-from modules.encoders.huggingface import read_tokenizer, vocabulary
+from modules.encoders.tokenizer import check_text_model, read_tokenizer, with_vocabulary
+from modules.encoders.trunk import load_trunk
 from modules.tokens import Tokens
 
 
@@ -21,7 +22,8 @@ class LanguageModel(Encoder):
         max_tokens: longer texts are cut.
 
     Raises:
-        ValueError: when neither or both of `name_or_path` and `config` are given.
+        ValueError: when neither or both of `name_or_path` and `config` are given, the tokenizer has more tokens than
+            the model, or the model fewer positions than `max_tokens`.
     """
 
     def __init__(
@@ -33,26 +35,13 @@ class LanguageModel(Encoder):
         max_tokens: int = 512,
     ) -> None:
         super().__init__()
-        from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
         self.tokenizer_json = read_tokenizer(name_or_path, tokenizer)
-        if name_or_path is not None and config is None:
-            self.model = AutoModelForCausalLM.from_pretrained(name_or_path, use_safetensors=True)
-        elif config is not None and name_or_path is None:
-            known = {**config, **vocabulary(self.tokenizer_json)}
-            model_type = known.pop("model_type", None)
-            if model_type not in CONFIG_MAPPING:
-                raise ValueError(
-                    f"model_type {model_type!r} is not known to transformers: expected one such as 'llama'"
-                )
-            self.model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**known))
-        else:
-            raise ValueError(
-                "LanguageModel takes either name_or_path or config with tokenizer, not both and not neither"
-            )
+        known = with_vocabulary(config, self.tokenizer_json)
+        self.model = load_trunk(name_or_path, known, is_language_model=True, dtype="auto")
+        check_text_model(self.model, self.tokenizer_json, max_tokens)
         self.max_tokens = max_tokens
         self.dim = self.model.config.hidden_size
-        self.vocab_size = self.model.config.vocab_size
+        self.vocab_size: int = self.model.config.vocab_size
 
     @property
     def head(self) -> nn.Module:
@@ -68,7 +57,7 @@ class LanguageModel(Encoder):
 
     def init_args(self) -> dict[str, Any]:
         return {
-            "config": self.model.config.to_diff_dict(),
+            "config": {**self.model.config.to_diff_dict(), "vocab_size": self.vocab_size},
             "tokenizer": "./tokenizer.json",
             "max_tokens": self.max_tokens,
         }

@@ -26,6 +26,7 @@ CARD: Final = "card.yaml"
 WEIGHTS: Final = "weights.safetensors"
 VERSION: Final = 1
 MAX_CARD_BYTES: Final = 64 << 20
+_WITHIN: Final = "part"
 
 
 class PartError(ValueError):
@@ -36,7 +37,7 @@ class Part(nn.Module, ABC):
     """A module that can be written to a folder and rebuilt from it alone.
 
     `init_args` returns the plain values that rebuild it with random weights; a value that starts with `./`
-    is a file of the part's own folder, whose content `assets` returns.
+    is a file of the part's own folder, whose content `assets` returns, and `within(part)` is a part in this one.
     """
 
     @abstractmethod
@@ -48,6 +49,11 @@ class Part(nn.Module, ABC):
         return {}
 
 
+def within(part: Part) -> dict[str, Any]:
+    """Return the entry of `init_args` that stands for a part inside a part; its files are the outer part's `assets`."""
+    return {_WITHIN: {"class_path": _class_path(part), "init_args": part.init_args()}}
+
+
 # ---- writing
 
 
@@ -55,7 +61,7 @@ def describe(module: Part) -> dict[str, Any]:
     """Return a part's card: how to rebuild it, and the name, shape and dtype of each tensor."""
     return {
         "version": VERSION,
-        "class_path": f"{type(module).__module__}.{type(module).__qualname__}",
+        "class_path": _class_path(module),
         "init_args": module.init_args(),
         "assets": {name: _sha256(text.encode()) for name, text in module.assets().items()},
         "tensors": {
@@ -134,7 +140,8 @@ def untrained(path: str, allow: list[str] | None = None) -> Part:
         PartError: as `load` does.
     """
     part = load(path, allow)
-    return _construct(type(part), part.init_args(), part.assets())
+    card = {"class_path": _class_path(part), "init_args": part.init_args()}
+    return _build(card, part.assets(), path, allow or [])
 
 
 def load_all(
@@ -289,8 +296,23 @@ def _check_finite(name: str, tensor: Tensor, remedy: str) -> None:
 
 
 def _build(card: Mapping[str, Any], assets: Mapping[str, str], path: str, allow: Iterable[str]) -> Part:
-    class_path = card["class_path"]
-    allowed = ("modules", *allow)
+    with tempfile.TemporaryDirectory(prefix="part-") as folder:
+        for asset, text in assets.items():
+            Path(folder, Path(asset).name).write_text(text, encoding="utf-8")
+        return _construct(card, Path(folder), path, ("modules", *allow))
+
+
+def _construct(card: Mapping[str, Any], folder: Path, path: str, allowed: tuple[str, ...]) -> Part:
+    cls = _class_of(card["class_path"], path, allowed)
+    try:
+        return cls(**_resolve(dict(card["init_args"]), folder, path, allowed))
+    except PartError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:
+        raise PartError(f"{path}: {card['class_path']} cannot be built from its card ({error})") from error
+
+
+def _class_of(class_path: str, path: str, allowed: tuple[str, ...]) -> type[Part]:
     if not any(class_path.startswith(package + ".") for package in allowed):
         raise PartError(
             f"{path}: its card names the class '{class_path}', which is not of {' or '.join(allowed)}; "
@@ -303,27 +325,23 @@ def _build(card: Mapping[str, Any], assets: Mapping[str, str], path: str, allow:
         raise PartError(f"{path}: its class '{class_path}' cannot be imported ({error})") from error
     if not (isinstance(cls, type) and issubclass(cls, Part)):
         raise PartError(f"{path}: '{class_path}' is not a Part, so a card may not name it")
-    try:
-        return _construct(cls, card["init_args"], assets)
-    except (TypeError, ValueError, KeyError) as error:
-        raise PartError(f"{path}: {class_path} cannot be built from its card ({error})") from error
+    return cls
 
 
-def _construct(cls: type[Part], init_args: Mapping[str, Any], assets: Mapping[str, str]) -> Part:
-    with tempfile.TemporaryDirectory(prefix="part-") as folder:
-        for asset, text in assets.items():
-            Path(folder, Path(asset).name).write_text(text, encoding="utf-8")
-        return cls(**_resolve(dict(init_args), Path(folder)))
-
-
-def _resolve(value: Any, folder: Path) -> Any:
+def _resolve(value: Any, folder: Path, path: str, allowed: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
-        return {key: _resolve(item, folder) for key, item in value.items()}
+        if set(value) == {_WITHIN} and isinstance(value[_WITHIN], dict):
+            return _construct(value[_WITHIN], folder, path, allowed)
+        return {key: _resolve(item, folder, path, allowed) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolve(item, folder) for item in value]
+        return [_resolve(item, folder, path, allowed) for item in value]
     if isinstance(value, str) and value.startswith("./"):
         return str(folder / Path(value).name)
     return value
+
+
+def _class_path(module: Part) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _fill(module: Part, tensors: Mapping[str, Tensor], path: str) -> None:

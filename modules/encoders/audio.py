@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.encoders.encoder import Encoder, at_least_one_row
-from modules.encoders.huggingface import build_trunk
 from modules.encoders.spectrogram import LogMel, hide_masked
+from modules.encoders.trunk import build_trunk
 from modules.tokens import Tokens
 
 
@@ -40,12 +40,15 @@ class AudioEncoder(Encoder):
         self.dim = self.trunk.config.hidden_size
         self.sampling_rate, self.max_seconds = sampling_rate, max_seconds
         self.num_mels, self.num_convolutions = num_mels, num_convolutions
-        self.log_mel = LogMel(sampling_rate=sampling_rate, num_mels=num_mels)
+        self.log_mel = self._front_end()
         self.mask_frame = nn.Parameter(torch.zeros(num_mels))
         widths = [num_mels] + [self.dim] * num_convolutions
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width, self.dim, kernel_size=3, stride=2, padding=1) for width in widths[:-1]
         )
+
+    def _front_end(self) -> nn.Module:
+        return LogMel(sampling_rate=self.sampling_rate, num_mels=self.num_mels)
 
     @property
     def stride(self) -> int:

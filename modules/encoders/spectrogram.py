@@ -28,7 +28,9 @@ class LogMel(nn.Module):
         self.window_samples = round(sampling_rate * window_ms / 1000)
         self.hop_samples = round(sampling_rate * hop_ms / 1000)
         filters = librosa.filters.mel(sr=sampling_rate, n_fft=self.window_samples, n_mels=num_mels)
-        self.register_buffer("window", torch.hann_window(self.window_samples), persistent=False)
+        self.register_buffer(
+            "window", torch.hann_window(self.window_samples, dtype=torch.float64), persistent=False
+        )
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
@@ -45,29 +47,50 @@ class LogMel(nn.Module):
             waveform: (rows, samples), float in [-1, 1], zero where padded.
             lengths: (rows,), real samples of each row.
         """
-        power = (
-            torch.stft(
-                waveform.float(),
+        frames = self.log_power(waveform).transpose(1, 2)  # (rows, frames, num_mels)
+        mask = self.mask(lengths, frames.shape[1])
+        return standardised(frames, mask, (1, 2)), mask
+
+    def log_power(self, waveform: Tensor) -> Tensor:
+        """Return the natural logarithm of `power`, -23 where it is less."""
+        return torch.log(self.power(waveform).clamp(min=math.exp(-23)))
+
+    def power(self, waveform: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return what `librosa.feature.melspectrogram(pad_mode="constant")` does: (rows, num_mels, frames).
+
+        In float32 the logarithm is within 1e-4 of librosa's where a band is at most 60 dB below the loudest; in
+        float64, which takes four times as long, everywhere.
+        """
+        with full_precision(waveform):
+            spectrum = torch.stft(
+                waveform.to(dtype),
                 n_fft=self.window_samples,
                 hop_length=self.hop_samples,
-                window=self.window,
+                window=self.window.to(dtype),
                 center=True,
                 pad_mode="constant",
                 return_complex=True,
-            )
-            .abs()
-            .square()
-        )  # (rows, frequencies, frames)
-        frames = torch.log((self.filters @ power).clamp(min=math.exp(-23))).transpose(
-            1, 2
-        )  # (rows, frames, num_mels)
-        counts = self.num_frames(lengths).clamp(min=1, max=frames.shape[1])
-        mask = torch.arange(frames.shape[1], device=frames.device) < counts.unsqueeze(1)
-        real = mask.unsqueeze(-1).to(frames.dtype)
-        size = counts.view(-1, 1, 1).to(frames.dtype) * frames.shape[2]
-        mean = (frames * real).sum((1, 2), keepdim=True) / size
-        variance = ((frames - mean).square() * real).sum((1, 2), keepdim=True) / size
-        return (frames - mean) * torch.rsqrt(variance + 1e-5) * real, mask
+            )  # (rows, frequencies, frames)
+            return self.filters.to(dtype) @ spectrum.abs().square()
+
+    def mask(self, lengths: Tensor, frames: int) -> Tensor:
+        """Return (rows, frames), True where a frame starts within its waveform; each has one at least."""
+        counts = self.num_frames(lengths).clamp(min=1, max=frames)
+        return torch.arange(frames, device=lengths.device) < counts.unsqueeze(1)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Return a context in which nothing is rounded to half precision: what is quiet in a spectrum would be lost."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def standardised(frames: Tensor, mask: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Bring real frames (rows, frames, bands) to zero mean and unit variance over `dims`; the others become zero."""
+    real = mask.unsqueeze(2).to(frames.dtype).expand_as(frames)
+    size = real.sum(dims, keepdim=True)
+    mean = (frames * real).sum(dims, keepdim=True) / size
+    variance = ((frames - mean).square() * real).sum(dims, keepdim=True) / size
+    return (frames - mean) * torch.rsqrt(variance + 1e-5) * real
 
 
 def hide_masked(frames: Tensor, mask: Tensor, time_masks: Tensor, mel_masks: Tensor) -> Tensor:

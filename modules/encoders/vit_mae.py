@@ -43,17 +43,13 @@ class MaskedAutoencoderViT(ImageEncoder):
         pixels = self.normalised(inputs["pixels"])
         return full(self.trunk(pixel_values=pixels, noise=inputs["noise"]).last_hidden_state[:rows])
 
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels as the trunk sees them."""
-        return (pixels.float() / 255 - self.mean) / self.std
-
-    def _probe(self) -> tuple[int, int]:
+    def _measure(self) -> None:
         if self.config.model_type != "vit_mae":
             raise ValueError(
                 f"MaskedAutoencoderViT is for model_type vit_mae, this is {self.config.model_type}: "
                 "use modules.encoders.huggingface.ImageEncoder"
             )
-        return super()._probe()
+        super()._measure()
 
     def _features(self, pixels: Tensor) -> Tensor:
         patches = (self.config.image_size // self.config.patch_size) ** 2

@@ -1,0 +1,77 @@
+"""Tokenizers as JSON text of the tokenizers library: read, matched with a model's config, checked against it."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+def read_tokenizer(name_or_path: str | None, tokenizer: str | None) -> str:
+    """Return a tokenizer as the JSON text of the tokenizers library.
+
+    Args:
+        name_or_path: a pretrained model whose own tokenizer is taken when `tokenizer` is None.
+        tokenizer: path of a `tokenizer.json`.
+
+    Raises:
+        ValueError: when none is given or the model has no fast tokenizer.
+        FileNotFoundError: when the file is not there.
+    """
+    if tokenizer is not None:
+        if not Path(tokenizer).is_file():
+            raise FileNotFoundError(
+                f"no tokenizer at {tokenizer}: expected a tokenizer.json of the tokenizers library"
+            )
+        return Path(tokenizer).read_text(encoding="utf-8")
+    if name_or_path is None:
+        raise ValueError("a text model built from a config needs `tokenizer`, the path of a tokenizer.json")
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(name_or_path)
+    if not loaded.is_fast:
+        raise ValueError(
+            f"the tokenizer of {name_or_path} has no fast version; save one as tokenizer.json and pass it"
+        )
+    backend = loaded.backend_tokenizer
+    if loaded.pad_token is not None:
+        backend.enable_padding(pad_id=loaded.pad_token_id, pad_token=loaded.pad_token)
+    return backend.to_str()
+
+
+def with_vocabulary(config: dict[str, Any] | None, tokenizer_json: str) -> dict[str, Any] | None:
+    """Add to a config that says no `vocab_size` what follows from its tokenizer."""
+    return config if config is None or "vocab_size" in config else {**config, **vocabulary(tokenizer_json)}
+
+
+def vocabulary(tokenizer_json: str) -> dict[str, int]:
+    """Return what a model's config takes from its tokenizer: vocabulary size and special token ids."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    names = {"pad": "[PAD]", "bos": "[BOS]", "eos": "[EOS]", "cls": "[BOS]", "sep": "[EOS]"}
+    ids = {f"{name}_token_id": tokenizer.token_to_id(token) for name, token in names.items()}
+    return {
+        "vocab_size": tokenizer.get_vocab_size(),
+        **{key: value for key, value in ids.items() if value is not None},
+    }
+
+
+def check_text_model(model: nn.Module, tokenizer_json: str, max_tokens: int) -> None:
+    """Refuse a tokenizer whose ids a transformers model has no embedding for, and texts longer than its positions.
+
+    Raises:
+        ValueError: in either case.
+    """
+    needed, there = vocabulary(tokenizer_json)["vocab_size"], model.get_input_embeddings().num_embeddings
+    if needed > there:
+        raise ValueError(
+            f"the tokenizer has {needed} tokens, the embedding of {type(model).__name__} {there}: "
+            "expected the tokenizer that the model was trained with"
+        )
+    config = model.config
+    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    positions = config.to_dict().get(name)
+    if positions is not None and max_tokens > positions:
+        raise ValueError(
+            f"max_tokens is {max_tokens}, {type(model).__name__} has {positions} positions: lower max_tokens"
+        )
