@@ -1,14 +1,18 @@
 """Reading encoded pictures: the content decides the format, and no header is believed before it is affordable."""
 
 import io
+import math
 import struct
 import warnings
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.orientation import jpeg_facts, orientation_of, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -17,18 +21,13 @@ FORMATS = ("PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What Pillow may open; JPEG is read by libjpeg-turbo. Pillow knows formats that start other programs."""
 
 HEADER_FORMATS = ("JPEG", *FORMATS)
-"""What Pillow may open to read a header, or for a person to look at."""
+"""What Pillow may open to read a header, or to look at."""
 
 MAX_JPEG_SCANS = 100
 """Progressive files have about ten; each costs a pass over the picture, however few bytes it takes."""
 
 WHOLE_SHARE = 0.6
 """Of `max_pixels` for formats other than JPEG: they are decoded whole, by Pillow in up to 16 bytes a pixel."""
-
-PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-"""Markers of JPEG frames that come in any number of scans."""
-
-ORIENTATION_TAG = 0x0112
 
 
 def read_picture(
@@ -52,14 +51,58 @@ def read_picture(
         BadSample: `image_too_large` or `image_aspect` by the header, `undecodable_image` when it is damaged, cut,
             of no known format, or carries metadata that unpack to more than a picture's.
     """
-    try:
+    with _decoding():
         if data[:3] == b"\xff\xd8\xff":
             return _read_jpeg(data, min_height, min_width, max_pixels, max_aspect)
         return _read_other(data, min_height, min_width, max_pixels, max_aspect)
-    except BadSample:
-        raise
-    except Exception as error:  # decoders raise many kinds; each means that these bytes are no picture
-        raise BadSample("undecodable_image", f"{type(error).__name__}: {error}") from error
+
+
+def look_at_picture(
+    data: bytes,
+    *,
+    mode: Literal["L", "RGB"],
+    min_side: int | None = None,
+    max_pixels: int,
+    max_aspect: float = math.inf,
+) -> "PillowImage":
+    """Decode a picture as `read_picture` does, but forgive damage that a person or a hash would not notice.
+
+    Args:
+        data: JPEG, PNG, WebP, GIF, BMP or TIFF.
+        mode: grey levels or RGB.
+        min_side: pixels that must be left of longer sides, which makes a large JPEG cheaper; all by default.
+        max_pixels: larger pictures are bad.
+        max_aspect: longer side over shorter; beyond it a picture is bad.
+
+    Raises:
+        BadSample: `image_too_large` or `image_aspect` by the header, `undecodable_image` when it is none.
+    """
+    from PIL import Image as Pillow
+
+    with _decoding(), _quiet():
+        picture = _opened(data, HEADER_FORMATS)
+        check_size(*picture.size, max_pixels, max_aspect)
+        if "progressive" in picture.info:
+            _check_scans(data)
+        if min_side is not None:
+            picture.draft(mode, (min_side, min_side))
+        picture.load()
+        check_size(*picture.size, max_pixels, max_aspect)  # a frame may be larger than what the header says
+        orientation = orientation_of(picture)
+        picture = _opaque(picture)
+        if orientation != 1:
+            picture = Pillow.fromarray(upright(np.array(picture), orientation))
+        return picture if picture.mode == mode else picture.convert(mode)
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return width and height in pixels, as stored, that a picture's header says.
+
+    Raises:
+        BadSample: `undecodable_image` when it is none, `image_too_large` when it claims to be beyond Pillow's bound.
+    """
+    with _decoding(), _quiet():
+        return _opened(data, HEADER_FORMATS).size
 
 
 def check_size(width: int, height: int, max_pixels: int, max_aspect: float) -> None:
@@ -74,6 +117,41 @@ def check_size(width: int, height: int, max_pixels: int, max_aspect: float) -> N
         raise BadSample("image_aspect", f"{width} x {height}, sides at most 1 to {max_aspect:g}")
 
 
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except BadSample:
+        raise
+    except Exception as error:  # decoders raise many kinds; each means that these bytes are no picture
+        raise BadSample("undecodable_image", f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pillow from warning of what is refused here anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _opened(data: bytes, formats: Sequence[str]) -> "PillowImage":
+    import PIL
+    from PIL import Image as Pillow
+
+    try:
+        return Pillow.open(io.BytesIO(data), formats=formats)
+    except Pillow.DecompressionBombError as error:
+        raise BadSample("image_too_large", str(error)) from error
+    except PIL.UnidentifiedImageError as error:
+        raise BadSample("undecodable_image", f"neither JPEG nor {', '.join(FORMATS)}") from error
+
+
+def _check_scans(data: bytes) -> None:
+    if (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
+        raise BadSample("undecodable_image", f"{scans} scans, at most {MAX_JPEG_SCANS}")
+
+
 def _read_jpeg(
     data: bytes, min_height: int, min_width: int, max_pixels: int, max_aspect: float
 ) -> np.ndarray:
@@ -81,39 +159,30 @@ def _read_jpeg(
 
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     check_size(width, height, max_pixels, max_aspect)
-    orientation, is_progressive = _jpeg_facts(data)
-    if is_progressive and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
-        raise BadSample("undecodable_image", f"{scans} scans, at most {MAX_JPEG_SCANS}")
+    orientation, is_progressive = jpeg_facts(data)
+    if is_progressive:
+        _check_scans(data)
     if orientation >= 5:  # it lies on its side
         min_height, min_width = min_width, min_height
     # Strict: what libjpeg only warns of is damage. Factors below 2 would take longer than the whole picture.
     pixels = simplejpeg.decode_jpeg(
         data, "RGB", min_height=min_height, min_width=min_width, min_factor=2, strict=True
     )
-    return _upright(pixels, orientation)
+    return upright(pixels, orientation)
 
 
 def _read_other(
     data: bytes, min_height: int, min_width: int, max_pixels: int, max_aspect: float
 ) -> np.ndarray:
-    import PIL
-    from PIL import Image as Pillow
-
     max_pixels = round(WHOLE_SHARE * max_pixels)
     if data.startswith(b"\x89PNG"):
         _check_png(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            picture: PillowImage = Pillow.open(io.BytesIO(data), formats=FORMATS)
-        except Pillow.DecompressionBombError as error:
-            raise BadSample("image_too_large", str(error)) from error
-        except PIL.UnidentifiedImageError as error:
-            raise BadSample("undecodable_image", f"neither JPEG nor {', '.join(FORMATS)}") from error
+    with _quiet():
+        picture = _opened(data, FORMATS)
         check_size(*picture.size, max_pixels, max_aspect)
         picture.load()
     check_size(*picture.size, max_pixels, max_aspect)  # a frame may be larger than what the header says
-    orientation = _orientation(picture)
+    orientation = orientation_of(picture)
     # One name for all: each step lets go of what the one before made.
     picture = _opaque(picture)
     if orientation >= 5:
@@ -123,7 +192,7 @@ def _read_other(
         picture = picture.reduce(factor)
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
-    return _upright(np.array(picture), orientation)  # a copy, since Pillow's own is read-only
+    return upright(np.array(picture), orientation)  # a copy, since Pillow's own is read-only
 
 
 def _opaque(picture: "PillowImage") -> "PillowImage":
@@ -165,48 +234,3 @@ def _check_png(data: bytes) -> None:
             return
         position = end + 4
     raise BadSample("undecodable_image", "the PNG is cut")
-
-
-def _jpeg_facts(data: bytes) -> tuple[int, bool]:
-    """Return the EXIF orientation of a JPEG, 1 where it has none that can be read, and whether it is progressive."""
-    orientation, is_progressive, position = 1, False, 2
-    while data[position] == 0xFF and data[position + 1] not in (0xD9, 0xDA):
-        marker = data[position + 1]
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(data[position + 4 : end])
-        is_progressive |= marker in PROGRESSIVE
-        position = end
-    return orientation, is_progressive
-
-
-def _exif_orientation(data: bytes) -> int:
-    from PIL import Image as Pillow
-
-    exif = Pillow.Exif()
-    try:
-        exif.load(data)
-        return _known(exif.get(ORIENTATION_TAG))
-    except Exception:  # Pillow raises many kinds; the picture is good without its metadata
-        return 1
-
-
-def _orientation(picture: "PillowImage") -> int:
-    try:
-        return _known(picture.getexif().get(ORIENTATION_TAG))
-    except Exception:  # as above
-        return 1
-
-
-def _known(orientation: object) -> int:
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation: mirrored when 2, 4, 5 or 7, then turned."""
-    if orientation == 1:
-        return pixels
-    if orientation in (2, 4, 5, 7):
-        pixels = pixels[:, ::-1]
-    quarter_turns = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation]  # against the clock
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))

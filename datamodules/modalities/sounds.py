@@ -2,16 +2,32 @@
 
 import hashlib
 import io
+import math
 import struct
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datamodules.modalities.bad_sample import BadSample
 
-FORMATS = frozenset({"FLAC", "WAV", "WAVEX", "RF64", "OGG", "MP3", "MPEG"})
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+FORMATS = {
+    "FLAC": "audio/flac",
+    "WAV": "audio/wav",
+    "WAVEX": "audio/wav",
+    "RF64": "audio/wav",
+    "OGG": "audio/ogg",
+    "MP3": "audio/mpeg",
+    "MPEG": "audio/mpeg",
+}
+"""What libsndfile may read, by its name, and what a browser calls it."""
 MIN_RATE_HZ, MAX_RATE_HZ, MAX_CHANNELS = 1000, 384_000, 32
 BLOCK_FRAMES = 1 << 14
+LARGE_BLOCK_FRAMES = 1 << 16
+"""libsndfile seeks before each read, which is slow: for those that hold few of them, larger ones are better."""
 FLAC_BYTES_PER_SAMPLE = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}
 STREAMED_FROM = 0x7FFF_0000
 """Data sizes from here on are what encoders write that cannot seek back to say how much there is."""
@@ -32,24 +48,10 @@ class SoundReader:
     """
 
     def __init__(self, data: bytes) -> None:
-        import soundfile
-
         if reason := _cut(data):
             raise BadSample("audio_cut", reason)
-        self.data = _with_true_size(data)
-        try:
-            self.file = soundfile.SoundFile(io.BytesIO(self.data))
-        except soundfile.LibsndfileError as error:
-            raise BadSample("undecodable_audio", error.error_string) from error
-        except Exception as error:  # soundfile raises several kinds; each means that these bytes are no sound
-            raise BadSample("undecodable_audio", f"{type(error).__name__}: {error}") from error
-        self.rate_hz, channels = self.file.samplerate, self.file.channels
-        if not MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ or not 1 <= channels <= MAX_CHANNELS:
-            raise BadSample("audio_header", f"{self.rate_hz} Hz, {channels} channels")
-        if self.file.format not in FORMATS:
-            raise BadSample(
-                "undecodable_audio", f"{self.file.format} is none of {', '.join(sorted(FORMATS))}"
-            )
+        self.data, self.file = data, open_sound(data)
+        self.rate_hz = self.file.samplerate
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield waveforms (samples,), float32 in [-1, 1].
@@ -62,10 +64,7 @@ class SoundReader:
         digest, num_frames = hashlib.md5(usedforsecurity=False), 0
         sample_bytes = FLAC_BYTES_PER_SAMPLE.get(self.file.subtype, 4)
         while True:
-            try:
-                block = self.file.read(BLOCK_FRAMES, dtype="int32" if is_flac else "float32", always_2d=True)
-            except Exception as error:  # as above
-                raise BadSample("undecodable_audio", f"{type(error).__name__}: {error}") from error
+            block = _next_block(self.file, BLOCK_FRAMES, "int32" if is_flac else "float32")
             if not len(block):
                 break
             num_frames += len(block)
@@ -81,6 +80,58 @@ class SoundReader:
         is_known = is_flac and self.data.startswith(b"fLaC") and any(self.data[26:42])
         if is_known and digest.digest() != self.data[26:42]:
             raise BadSample("audio_cut", "the FLAC's checksum differs")
+
+
+def open_sound(data: bytes, max_seconds: float = math.inf) -> "SoundFile":
+    """Open a sound of an allowed format, whose header claims usual rates and channels, whole or cut.
+
+    Args:
+        data: FLAC, WAV, Ogg (Vorbis, Opus) or MP3.
+        max_seconds: the longest that the header may claim.
+
+    Raises:
+        BadSample: `undecodable_audio` when it is none of these, `audio_header` when rate, channels or length are those
+            of no sound.
+    """
+    import soundfile
+
+    try:
+        file = soundfile.SoundFile(io.BytesIO(_with_true_size(data)))
+    except soundfile.LibsndfileError as error:
+        raise BadSample("undecodable_audio", error.error_string) from error
+    except Exception as error:  # soundfile raises several kinds; each means that these bytes are no sound
+        raise BadSample("undecodable_audio", f"{type(error).__name__}: {error}") from error
+    rate_hz, channels = file.samplerate, file.channels
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ or not 1 <= channels <= MAX_CHANNELS:
+        raise BadSample("audio_header", f"{rate_hz} Hz, {channels} channels")
+    if file.format not in FORMATS:
+        raise BadSample("undecodable_audio", f"{file.format} is none of {', '.join(sorted(FORMATS))}")
+    if file.frames > max_seconds * rate_hz:
+        raise BadSample("audio_header", f"{file.frames} samples at {rate_hz} Hz")
+    return file
+
+
+def read_beginning(file: "SoundFile", frames: int) -> Iterator[np.ndarray]:
+    """Yield at most so many frames of an open sound in blocks (frames, channels), float32, none of them empty.
+
+    Raises:
+        BadSample: `undecodable_audio` where it does not decode, `audio_not_finite`.
+    """
+    while frames > 0:
+        block = _next_block(file, min(LARGE_BLOCK_FRAMES, frames), "float32")
+        if not len(block):
+            return
+        if not np.isfinite(block).all():
+            raise BadSample("audio_not_finite")
+        frames -= len(block)
+        yield block
+
+
+def _next_block(file: "SoundFile", frames: int, dtype: str) -> np.ndarray:
+    try:
+        return file.read(frames, dtype=dtype, always_2d=True)
+    except Exception as error:  # as above
+        raise BadSample("undecodable_audio", f"{type(error).__name__}: {error}") from error
 
 
 def read_sound(data: bytes, rate_hz: int, max_seconds: float) -> np.ndarray:

@@ -1,13 +1,14 @@
-"""Recipe: what one set of shards is made from, and whether a folder holds what it asks for."""
+"""Recipe: what one set of shards is made from."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 from datamodules.preparation.chunks.chunking import Chunks
-from datamodules.preparation.cleaning import EmptyText, Filter, Undecodable
-from datamodules.preparation.quality import Quality
+from datamodules.preparation.cleaning.filter import Filter
+from datamodules.preparation.cleaning.media import Undecodable
+from datamodules.preparation.cleaning.quality import Quality
+from datamodules.preparation.cleaning.texts import EmptyText
 from datamodules.preparation.step import Step
 from datamodules.sources.source import Source
 
@@ -57,38 +58,6 @@ class Recipe:
             "max_samples": self.max_samples,
             "max_bytes": self.max_bytes,
         }
-
-
-def is_prepared(folder: Path, description: dict) -> bool:
-    """Return whether `folder` holds the very set that `description` asks for.
-
-    Raises:
-        ValueError: the folder holds something else.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        raise ValueError(
-            f"{folder} exists without a manifest.json; expected a prepared set, or nothing. Move it away."
-        )
-    found = json.loads(manifest.read_text(encoding="utf-8")).get("made_from", {})
-    expected = json.loads(json.dumps(description))
-    if found != expected:
-        raise ValueError(
-            f"{folder} was prepared otherwise: {'; '.join(differences(found, expected))}. "
-            "Remove the folder to prepare it anew, or choose another."
-        )
-    return True
-
-
-def differences(found: object, expected: object, name: str = "") -> list[str]:
-    """Return what differs between two nested plain values, a line each."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        keys = sorted(found.keys() | expected.keys())
-        nested = (differences(found.get(key), expected.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
-        return [line for lines in nested for line in lines]
-    return [] if found == expected else [f"{name}: found {found!r}, expected {expected!r}"]
 
 
 def describe(built: object) -> dict:

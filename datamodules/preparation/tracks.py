@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datamodules.preparation.sync import Drift, repaired
-from datamodules.preparation.video import VideoError, opened
+from datamodules.preparation.video.reading import VideoError, opened
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-LEAST_DRIFT_S = 0.02
-"""Timestamps in milliseconds, as Matroska has them, are no drift: it must come to more than this at the end."""
+LEAST_DRIFT_S = 0.003
+"""Less than this at the end is no drift: Matroska rounds its timestamps to milliseconds, and nobody hears it."""
 LEAST_GAP_S = 0.05
 LEAST_MOMENTS = 10
 TOLERANCE = Fraction(1, 4)

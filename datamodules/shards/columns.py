@@ -83,18 +83,9 @@ class Index:
         return self.kind_members[self.kinds[place]]
 
     @cached_property
-    def numbers(self) -> tuple[memoryview, memoryview, memoryview]:
-        """`starts`, `offsets` and `sizes` as plain numbers, which are several times faster to take one by one."""
-        return self.starts.data, self.offsets.data, self.sizes.data
-
-    def places(self, place: int) -> list[tuple[str, int, int]]:
-        """Return extension, offset and size of each member of a sample, in bytes."""
-        starts, offsets, sizes = self.numbers
-        start = starts[place]
-        return [
-            (extension, offsets[row], sizes[row])
-            for row, extension in enumerate(self.kind_members[self.kinds[place]], start)
-        ]
+    def numbers(self) -> tuple[memoryview, memoryview, memoryview, memoryview]:
+        """`kinds`, `starts`, `offsets` and `sizes` as plain numbers, several times faster to take one by one."""
+        return self.kinds.data, self.starts.data, self.offsets.data, self.sizes.data
 
     def find(self, place: int, extension: str) -> tuple[int, int]:
         """Return offset and size of a member, in bytes.
@@ -107,6 +98,6 @@ class Index:
             raise KeyError(
                 f"sample '{self.key(place)}' has no member .{extension}, but .{', .'.join(members)}"
             )
-        starts, offsets, sizes = self.numbers
+        _, starts, offsets, sizes = self.numbers
         row = starts[place] + members.index(extension)
         return offsets[row], sizes[row]

@@ -1,6 +1,5 @@
 """Inspecting shards: what is in them, what is damaged, and how large media are; from indices and headers."""
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.pictures import read_size
+from datamodules.modalities.sounds import open_sound
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.columns import LeftOut
 from datamodules.shards.reader import ShardReader, read_manifest
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 SOUNDS = ("flac", "wav", "mp3", "ogg")
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_NAME_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,11 @@ def _examine(
     for position, extension in _media(reader, positions):
         try:
             if extension in IMAGES:
-                pixels.setdefault(extension, []).append(image_size(reader.read(position, extension)))
+                pixels.setdefault(extension, []).append(read_size(reader.read(position, extension)))
             else:
                 seconds.setdefault(extension, []).append(sound_seconds(reader.read(position, extension)))
-        except ValueError as error:
-            unreadable.add(f"{reader.key(position)}.{extension}: {error}")
+        except BadSample as bad:
+            unreadable.add(f"{reader.key(position)}.{extension}: {bad}"[:MAX_NAME_CHARACTERS])
     return (
         {extension: found for extension, found in pixels.items() if found},
         {extension: found for extension, found in seconds.items() if found},
@@ -152,35 +154,11 @@ def _media(reader: ShardReader, positions: Iterable[int]) -> Iterator[tuple[int,
                 yield position, extension
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """Return width and height, in pixels, that an image's header says.
-
-    Raises:
-        ValueError: when it is no image.
-    """
-    import warnings
-
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a size that nothing here decodes
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                return picture.size
-    except Exception as error:  # Pillow raises many kinds of broken headers
-        raise ValueError(f"{type(error).__name__}: {error}"[:200]) from error
-
-
 def sound_seconds(data: bytes) -> float:
     """Return the duration that a sound's header says.
 
     Raises:
-        ValueError: when it is no sound.
+        BadSample: it is no sound.
     """
-    import soundfile
-
-    try:
-        about = soundfile.info(io.BytesIO(data))
-        return about.frames / about.samplerate
-    except (soundfile.SoundFileError, ZeroDivisionError, TypeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}"[:200]) from error
+    with open_sound(data) as sound:
+        return sound.frames / sound.samplerate

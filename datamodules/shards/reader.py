@@ -94,11 +94,14 @@ class ShardReader:
             ShardError: when the shard has been cut meanwhile.
         """
         shard, place = self.locate(position)
-        tar = self._map(shard)
-        return {
-            extension: tar[offset : offset + size]
-            for extension, offset, size in self.indices[shard].places(place)
-        }
+        tar, index = self._map(shard), self.indices[shard]
+        kinds, starts, offsets, sizes = index.numbers
+        row, found = starts[place], {}
+        for extension in index.kind_members[kinds[place]]:
+            offset = offsets[row]
+            found[extension] = tar[offset : offset + sizes[row]]
+            row += 1
+        return found
 
     def sizes(self, extension_of_kind: Sequence[str | None]) -> np.ndarray:
         """Return the bytes of one member of each sample, (samples,) int64; 0 where a kind names none.
@@ -136,7 +139,8 @@ class ShardReader:
         return sum(average if index.is_unreadable else index.lost for index in self.indices)
 
     def _map(self, shard: int) -> mmap.mmap:
-        if shard not in self._maps:
+        mapped = self._maps.get(shard)
+        if mapped is None:
             if len(self._maps) >= MAX_OPEN_SHARDS:
                 self._maps.pop(next(iter(self._maps))).close()  # the one that was opened first
             tar = self.tars[shard]
@@ -145,7 +149,7 @@ class ShardReader:
             if len(mapped) < self.indices[shard].tar_bytes:
                 raise ShardError(f"{tar} was cut after it was indexed: copy it again")
             self._maps[shard] = mapped
-        return self._maps[shard]
+        return mapped
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

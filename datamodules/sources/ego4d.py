@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from pathlib import Path
 
-from datamodules.preparation.excerpt import read_frame_at, read_sound_between
-from datamodules.preparation.video import NoTrackError, VideoError
+from datamodules.preparation.encoding import flac
+from datamodules.preparation.video.excerpt import read_frame_at, read_sound_between
+from datamodules.preparation.video.reading import SAMPLING_RATE, NoTrackError, VideoError
 from datamodules.sources.annotations import (
     BadRecord,
     Records,
@@ -22,7 +23,6 @@ from datamodules.sources.annotations import (
 )
 from datamodules.sources.json_records import MissingKeyError, read_records
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
-from datamodules.sources.subtitled_videos import flac
 
 VIDEO_SUFFIXES = frozenset({"mp4"})
 ACTOR = re.compile(r"^\s*#\s*[CO]\b\s*", re.IGNORECASE)
@@ -122,7 +122,7 @@ class Ego4D(Source):
             members["jpg"] = read_frame_at(video, middle_s, self.max_pixels)
             try:
                 start_s, end_s = middle_s - self.seconds / 2, middle_s + self.seconds / 2
-                members["flac"] = flac(read_sound_between(video, start_s, end_s))
+                members["flac"] = flac(read_sound_between(video, start_s, end_s), SAMPLING_RATE)
             except NoTrackError:
                 pass  # many of Ego4D's videos were published without sound
         except (VideoError, OSError) as error:

@@ -25,6 +25,22 @@ class Slice:
 Member = bytes | Path | Slice
 
 
+def read(member: Member, limit: int = -1) -> bytes:
+    """Return the bytes of a member, of many no more than `limit`; by default all.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if isinstance(member, Path):
+        with member.open("rb") as file:
+            return file.read(limit)
+    if isinstance(member, Slice):
+        with member.path.open("rb") as file:
+            file.seek(member.offset)
+            return file.read(member.size if limit < 0 else min(limit, member.size))
+    return member if limit < 0 else member[:limit]
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sample: its key in the shards, its members, and the name by which the user knows it."""

@@ -1,6 +1,5 @@
 """Videos with subtitles beside them: aligned in time, then cut into a sample per cue."""
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ import numpy as np
 
 from datamodules.preparation.alignment.aligner import Aligner, Alignment, AlignmentError
 from datamodules.preparation.alignment.comparison import comparison, spread_ms, tried, truth_of
-from datamodules.preparation.alignment.picture import loudness_curve
+from datamodules.preparation.alignment.loudness import loudness_curve
 from datamodules.preparation.alignment.speech import Speech
+from datamodules.preparation.encoding import flac
 from datamodules.preparation.subtitles import Cue, SubtitleError, read_subtitles
-from datamodules.preparation.video import SAMPLING_RATE, VideoError, read_frames, read_sound
+from datamodules.preparation.video.reading import SAMPLING_RATE, VideoError, read_frames, read_sound
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
 
 VIDEO_SUFFIXES = frozenset({"mp4", "mkv", "webm"})
@@ -122,7 +122,7 @@ class SubtitledVideos(Source):
             if len(piece) < MIN_SECONDS * SAMPLING_RATE:
                 yield Dropped(f"{name}, cue {index}", "cue outside the sound")
                 continue
-            members = {"jpg": pictures[index], "flac": flac(piece), "txt": cue.text.encode()}
+            members = {"jpg": pictures[index], "flac": flac(piece, SAMPLING_RATE), "txt": cue.text.encode()}
             yield Sample(f"{clip.key}-{index:04d}", members, f"{name}, cue {index}")
 
     def report(self, folder: Path, notes: Sequence[Note] = ()) -> dict:
@@ -193,12 +193,3 @@ def summary(name: str, cues: list[Cue], alignment: Alignment, reference: Path | 
             ),
         }
     return clip
-
-
-def flac(waveform: np.ndarray) -> bytes:
-    """Return waveform (samples,), 16 kHz, as 16-bit FLAC."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(waveform, -1, 1), SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    return file.getvalue()

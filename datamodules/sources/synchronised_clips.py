@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datamodules.preparation.encoding import SAME_BYTES_H264, flac
 from datamodules.preparation.sync import Drift, SyncError, drift_from_events, repaired, sample_bounds
 from datamodules.preparation.tracks import Sound, pictures_at, read_sound_track
-from datamodules.preparation.video import VideoError
+from datamodules.preparation.video.reading import VideoError
 from datamodules.sources.source import Dropped, Note, Sample, Source, key_of, walk
 
 if TYPE_CHECKING:
@@ -167,9 +168,10 @@ def silent(frames: "list[VideoFrame]", frame_rate: Fraction) -> bytes:
     file = io.BytesIO()
     width, height = frames[0].width // 2 * 2, frames[0].height // 2 * 2
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream(
-            "libx264" if "libx264" in av.codecs_available else "mpeg4", rate=frame_rate
-        )
+        if "libx264" in av.codecs_available:
+            stream = container.add_stream("libx264", rate=frame_rate, options=SAME_BYTES_H264)
+        else:
+            stream = container.add_stream("mpeg4", rate=frame_rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate = max(400_000, int(BITS_PER_PIXEL * width * height * frame_rate))
         stream.codec_context.thread_count = 1  # the same bytes on any number of cores
@@ -178,13 +180,4 @@ def silent(frames: "list[VideoFrame]", frame_rate: Fraction) -> bytes:
             picture.pts, picture.time_base = index, 1 / frame_rate
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
-    return file.getvalue()
-
-
-def flac(waveform: np.ndarray, sampling_rate: int) -> bytes:
-    """Return waveform (samples,) as 16-bit FLAC."""
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, np.clip(waveform, -1, 1), sampling_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue()

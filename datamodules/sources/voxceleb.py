@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
 
-from datamodules.preparation.video import VideoError, read_sound
+from datamodules.preparation.encoding import flac
+from datamodules.preparation.video.reading import SAMPLING_RATE, VideoError, read_sound
 from datamodules.sources.annotations import BadRecord, json_bytes, read_lines, read_rows, require_files
 from datamodules.sources.source import SOUND_SUFFIXES, Dropped, Note, Sample, Source, key_of, walk
-from datamodules.sources.subtitled_videos import flac
 
 SPEAKER = re.compile(r"id\d{5}")
 META = ("vox1_meta.csv", "vox2_meta.csv")
@@ -68,7 +68,7 @@ class VoxCeleb(Source):
             return
         members = dict(sample.members)
         try:
-            sound = flac(read_sound(members.pop("m4a"), self.max_seconds))
+            sound = flac(read_sound(members.pop("m4a"), self.max_seconds), SAMPLING_RATE)
         except (VideoError, OSError) as error:
             yield Dropped(f"{sample.name} ({error})", "undecodable sound")
             return

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.collectives import global_mean
+from modules.fusion.fusion import Fusion
 from modules.objectives.aligned import Aligned, AlignmentObjective, select, shared_rows
 from modules.objectives.draws import Draws
 from modules.tokens import Tokens
@@ -20,16 +21,15 @@ class Matching(AlignmentObjective):
     and the step alone. A sample that is alone with its modalities has no false partner and asks nothing.
 
     Args:
-        fusion: takes Tokens by modality, of equal rows, and returns Tokens (rows, tokens, dim).
-        dim: width that the fusion returns.
+        fusion: built for all the modalities of the model; it is asked about two at a time.
         logit_scale: of the cosine similarities; the larger, the harder the false partners.
         seed: of the draw.
     """
 
-    def __init__(self, fusion: nn.Module, dim: int, logit_scale: float = 1 / 0.07, seed: int = 0) -> None:
+    def __init__(self, fusion: Fusion, logit_scale: float = 1 / 0.07, seed: int = 0) -> None:
         super().__init__()
         self.fusion = fusion
-        self.linear = nn.Linear(dim, 2)
+        self.linear = nn.Linear(self.fusion.dim, 2)
         self.logit_scale = logit_scale
         self.draws = Draws(seed)
 
@@ -62,7 +62,9 @@ class Matching(AlignmentObjective):
             questions: Tokens by modality; row i of one and row i of the other make a pair.
             answer: (rows,), int64: 1 where they belong together.
         """
-        logits = self.linear(self.fusion(questions).pooled()).float()  # (rows, 2)
+        each = torch.arange(len(answer), device=answer.device)
+        fused = self.fusion(questions, dict.fromkeys(questions, each), len(answer))
+        logits = self.linear(fused.tokens.pooled()).float()  # (rows, 2)
         return global_mean(nn.functional.cross_entropy(logits, answer, reduction="sum"), len(answer))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from datamodules.preparation.previews import data_uri, peaks
+from datamodules.preparation.exhibits.previews import data_uri, peaks
 from stages.page import media
 from stages.page.html import Html, tag
 

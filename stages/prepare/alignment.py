@@ -7,9 +7,10 @@ from typing import Any
 
 from stages.page.html import Html, join, tag
 from stages.page.pieces import lead, legend, milliseconds
-from stages.prepare.charts import Cues, cues, number
+from stages.prepare.charts import Cues, Spans, cues, number, spans
 
 CLIPS = 24
+LOUDNESS_POINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Clip:
     rate: float
     residual_ms: float
     cues: Cues
+    spans: Spans
     errors_ms: tuple[float, float] | None = None
     """Medians before and after, where the right times are known."""
 
@@ -62,6 +64,7 @@ def read_clip(clip: Mapping[str, Any]) -> Clip:
         rate=finite(clip["rate"]),
         residual_ms=finite(clip["residual_ms"]),
         cues=over_time(clip["cues"]),
+        spans=in_sound(clip),
         errors_ms=(medians[0], medians[1]) if len(medians) == len(moments) else None,
     )
 
@@ -78,6 +81,17 @@ def over_time(listed: Sequence[Mapping[str, Any]]) -> Cues:
         for cue in listed
     ]
     return Cues(times_s, before, after)
+
+
+def in_sound(clip: Mapping[str, Any]) -> Spans:
+    """Return where the cues lie in the sound, and how loud it is, no curve where that is not known."""
+    before, after = (
+        [(finite(cue[f"{moment}_s"]), finite(cue[f"{moment}_end_s"])) for cue in clip["cues"]]
+        for moment in ("before", "after")
+    )
+    sound = clip.get("loudness", {"seconds": 0.0, "curve": []})
+    curve = [min(1.0, max(0.0, finite(value) / 99)) for value in sound["curve"][:LOUDNESS_POINTS]]
+    return Spans(finite(sound["seconds"]), curve, before, after)
 
 
 def finite(value: float) -> float:
@@ -97,8 +111,9 @@ def of_clips(alignment: Alignment) -> Html:
     if not clips:
         return Html()
     about = (
-        "Each dot is a cue, over the time of the clip. Above, how far it was off before, or was moved where the right "
-        "time is not known; below, what is left after: the error, or the distance from the clip's straight line."
+        "Over and under the loudness of the sound, the cues as the subtitles have them and where they were found. Each "
+        "dot is a cue, over the time of the clip: above, how far it was off before, or was moved where the right time "
+        "is not known; below, what is left after: the error, or the distance from the clip's straight line."
     )
     most = f" These are the {CLIPS} of {len(clips):,} clips that fit worst." if len(clips) > CLIPS else ""
     return join(
@@ -122,7 +137,10 @@ def card(clip: Clip) -> Html:
         before, after = (milliseconds(error) for error in clip.errors_ms)
         told["error"] = f"{before} → {after} ms"
     figures = tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in told.items()])
-    drawn = cues(clip.cues, title=f"Cues of {clip.name}") if clip.cues.times_s else []
+    drawn = []
+    if clip.cues.times_s:
+        drawn.append(spans(clip.spans, title=f"Where the cues of {clip.name} lie in its sound"))
+        drawn.append(cues(clip.cues, title=f"How far the cues of {clip.name} are off"))
     return tag("div", tag("h3", tag("bdi", clip.name)), figures, drawn, class_="card clip")
 
 

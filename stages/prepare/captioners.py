@@ -7,15 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.preparation.cleaning import read
-from datamodules.preparation.pictures import rgb
-from datamodules.sources.source import Sample
+from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.pictures import look_at_picture
+from datamodules.sources.source import Sample, read
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from datamodules.modalities.build import Modality
     from modules.assistant import Assistant
     from modules.captioner import Captioner
 
+MAX_PIXELS = 64_000_000
 UNDECODABLE = "undecodable image"
 EMPTY = "empty caption"
 
@@ -58,7 +61,7 @@ class PretrainedCaptions(CaptionModel):
     loaded: "Captioner | None" = field(default=None, init=False, repr=False)
 
     def caption(self, samples: list[Sample], member: str) -> list[Caption]:
-        pictures = [rgb(read(sample.members[member])) for sample in samples]
+        pictures = [seen(read(sample.members[member])) for sample in samples]
         texts = iter(self._load()([picture for picture in pictures if picture is not None]))
         return [
             Caption(problem=UNDECODABLE) if picture is None else said(next(texts)) for picture in pictures
@@ -105,7 +108,6 @@ class AssistantCaptions(CaptionModel):
 
         import torch
 
-        from datamodules.modalities.bad_sample import BadSample
         from modules.assistant import CONVERSATION
 
         assistant, modalities = self._load()
@@ -160,6 +162,16 @@ class AssistantCaptions(CaptionModel):
                 )
             self.loaded = assistant, build_modalities(assistant.input_configs)
         return self.loaded
+
+
+def seen(data: bytes) -> "np.ndarray | None":
+    """Return a picture as pixels (height, width, 3), uint8; None for no picture, or a huge one."""
+    import numpy as np
+
+    try:
+        return np.array(look_at_picture(data, mode="RGB", max_pixels=MAX_PIXELS))
+    except BadSample:
+        return None
 
 
 def said(text: str) -> Caption:

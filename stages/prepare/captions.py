@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from datamodules.preparation.pairing import ORIGIN, origins
+from datamodules.preparation.cleaning.pairing import ORIGIN, origins
 from datamodules.preparation.step import Step
 from datamodules.sources.source import IMAGE_SUFFIXES, Dropped, Sample
 from stages.prepare.captioners import CaptionModel

@@ -1,10 +1,10 @@
-"""Charts that only this report shows: histograms, and the cues of a clip over time."""
+"""Charts that only this report shows: histograms, and the cues of a clip over its sound and over time."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datamodules.preparation.histogram import Histogram
+from datamodules.preparation.exhibits.histogram import Histogram
 from stages.page.charts import nice_ticks, svg
 from stages.page.html import Html, tag
 
@@ -18,6 +18,15 @@ class Cues(NamedTuple):
     times_s: Sequence[float]
     before: Sequence[float]
     after: Sequence[float]
+
+
+class Spans(NamedTuple):
+    """Where the cues of a clip lie, seconds: `before`, `after` (cues,) from and until, over `loudness`, 0 to 1."""
+
+    sound_s: float
+    loudness: Sequence[float]
+    before: Sequence[tuple[float, float]]
+    after: Sequence[tuple[float, float]]
 
 
 def bars(histogram: Histogram, *, title: str, width: int = 360, height: int = 150) -> Html:
@@ -69,6 +78,37 @@ def round_numbers(histogram: Histogram, first: int, last: int, most: int = 5) ->
         whole = [value for value in inside if round(math.log10(value), 6).is_integer()]
         inside = whole if len(whole) > 1 else inside
     return inside[:: math.ceil(len(inside) / most) or 1]
+
+
+def spans(clip: Spans, *, title: str, width: int = 360) -> Html:
+    """Draw how loud a sound is, above it the cues as the subtitles have them, below it as they were found."""
+    left, right, lane, curve = 58, 10, 12, 34
+    tops = {"before": 8, "after": 8 + lane + 4 + curve + 4}
+    height = tops["after"] + lane + 6
+    last_s = max([clip.sound_s, *(end_s for _, end_s in [*clip.before, *clip.after]), 1e-3])
+    scale = (width - left - right) / last_s
+    bottom = tops["before"] + lane + 4 + curve
+    points = [
+        f"{left + (place + 0.5) / len(clip.loudness) * clip.sound_s * scale:.1f} {bottom - curve * value:.1f}"
+        for place, value in enumerate(clip.loudness)
+    ]
+    area = " L".join([f"M{left} {bottom}", *points, f"{left + clip.sound_s * scale:.1f} {bottom} Z"])
+    drawn = [tag("path", d=area, class_="loudness")]
+    for kind, places in (("before", clip.before), ("after", clip.after)):
+        boxes = [
+            tag(
+                "rect",
+                x=round(left + start_s * scale, 1),
+                y=tops[kind],
+                width=round(max(1.0, (end_s - start_s) * scale), 1),
+                height=lane,
+                rx=2,
+            )
+            for start_s, end_s in places[:DOTS]
+        ]
+        drawn.append(tag("g", boxes, class_=kind))
+        drawn.append(tag("text", kind, x=left - 8, y=tops[kind] + lane - 2, text_anchor="end"))
+    return svg(drawn, width, height, title)
 
 
 def cues(clip: Cues, *, title: str, width: int = 360) -> Html:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from datamodules.preparation.cleaning import read
 from datamodules.preparation.step import Step
-from datamodules.sources.source import Dropped, Sample
+from datamodules.sources.source import Dropped, Sample, read
 
 if TYPE_CHECKING:
     from datamodules.modalities.build import Modality

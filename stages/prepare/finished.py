@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.preparation.exhibits import FILE, Exhibits, exhibit
+from datamodules.preparation.exhibits.exhibits import FILE, Exhibits, exhibit
 from datamodules.shards.errors import ShardError
 from datamodules.shards.reader import ShardReader, find_shards, read_manifest
 from datamodules.sources.source import Sample

@@ -4,19 +4,31 @@ import os
 from pathlib import Path
 from typing import Literal
 
-# Sources, filters and steps are imported so that --help lists them and a short name such as `Folder` will do.
-from datamodules.preparation.cleaning import EmptyText, ExactDuplicates, Filter, TextLength, Undecodable  # noqa: F401
-from datamodules.preparation.duplicates import NearDuplicateImages, NearDuplicateTexts  # noqa: F401
-from datamodules.preparation.examining import Examiner
-from datamodules.preparation.images import ImageAspect, ImageSize  # noqa: F401
-from datamodules.preparation.language import Language  # noqa: F401
-from datamodules.preparation.local_engine import LocalEngine
-from datamodules.preparation.pairing import FileNameText, RepeatedText, Require, WeakText  # noqa: F401
-from datamodules.preparation.quality import LowQuality  # noqa: F401
-from datamodules.preparation.ray_engine import RayEngine
+# Sources, filters, steps and aligners are imported so that --help lists them and a short name such as `Folder` will do.
+from datamodules.preparation.alignment.activity import Activity  # noqa: F401
+from datamodules.preparation.alignment.timestamps import Timestamps  # noqa: F401
+from datamodules.preparation.cleaning.duplicates import (  # noqa: F401
+    ExactDuplicates,
+    NearDuplicateImages,
+    NearDuplicateTexts,
+)
+from datamodules.preparation.cleaning.filter import Filter
+from datamodules.preparation.cleaning.images import ImageAspect, ImageSize  # noqa: F401
+from datamodules.preparation.cleaning.language import Language  # noqa: F401
+from datamodules.preparation.cleaning.media import Undecodable  # noqa: F401
+from datamodules.preparation.cleaning.pairing import RepeatedText, Require, WeakText  # noqa: F401
+from datamodules.preparation.cleaning.quality import LowQuality  # noqa: F401
+from datamodules.preparation.cleaning.sounds import SoundLevel  # noqa: F401
+from datamodules.preparation.cleaning.texts import (  # noqa: F401
+    EmptyText,
+    FileNameText,
+    TextLength,
+)
+from datamodules.preparation.engines.examining import Examiner
+from datamodules.preparation.engines.local import LocalEngine
+from datamodules.preparation.engines.ray import RayEngine
 from datamodules.preparation.recipe import Recipe
-from datamodules.preparation.sets import is_done, prepare_set
-from datamodules.preparation.sounds import SoundLevel  # noqa: F401
+from datamodules.preparation.sets.folder import is_done, prepare_set
 from datamodules.preparation.step import Step
 from datamodules.sources.audio_set import AudioCaps, AudioSet  # noqa: F401
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
@@ -30,6 +42,7 @@ from datamodules.sources.localized_narratives import LocalizedNarratives  # noqa
 from datamodules.sources.open_images import OpenImages  # noqa: F401
 from datamodules.sources.source import Source
 from datamodules.sources.subtitled_videos import SubtitledVideos  # noqa: F401
+from datamodules.sources.synchronised_clips import SynchronisedClips  # noqa: F401
 from datamodules.sources.text_lines import TextLines  # noqa: F401
 from datamodules.sources.text_table import TextTable  # noqa: F401
 from datamodules.sources.visual_questions import VisualQuestions  # noqa: F401

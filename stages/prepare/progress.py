@@ -2,7 +2,7 @@
 
 from time import monotonic
 
-from datamodules.preparation.tally import Tally
+from datamodules.preparation.sets.tally import Tally
 
 SECONDS_BETWEEN = 0.1
 

@@ -2,8 +2,8 @@
 
 import json
 
-from datamodules.preparation.histogram import Histogram
-from datamodules.preparation.measures import MEASURES, Measure
+from datamodules.preparation.exhibits.histogram import Histogram
+from datamodules.preparation.exhibits.measures import MEASURES, Measure
 from stages.page.html import Html, join, tag
 from stages.page.pieces import lead, percent
 from stages.prepare import alignment

@@ -71,7 +71,7 @@ class VideoFeatureCache(FeatureCache):
         import numpy as np
 
         from datamodules.modalities.build import build_modalities
-        from datamodules.preparation.frames import encode_frames
+        from stages.prepare.changed_frames import encode_frames
 
         [image] = build_modalities({"image": encoder.input_config}).values()
 

@@ -25,10 +25,12 @@ class Recorded(Align):
     def losses(self, batch):
         losses = super().losses(batch)
         total = sum(float(loss.detach()) for loss in losses.values())
-        with open(os.environ["RECORD"], "a") as file:
+        record = os.environ["RECORD"] + (f".{self.global_rank}" if self.global_rank else "")
+        with open(record, "a") as file:
             file.write(json.dumps([batch.cursor, batch.keys, total]) + "\\n")
-        count = len(Path(os.environ["RECORD"]).read_text().splitlines())
-        if count == int(os.environ.get("KILL_AT", 0)):
+        count = len(Path(record).read_text().splitlines())
+        # Of several ranks the last one dies; the others find out.
+        if count == int(os.environ.get("KILL_AT", 0)) and self.global_rank == self.trainer.world_size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return losses
 
@@ -110,6 +112,38 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
     assert steps(tmp_path / "killed.jsonl") == steps(tmp_path / "unbroken.jsonl")
     assert len(steps(tmp_path / "killed.jsonl")) == 6 * accumulate
     assert weights(tmp_path / "killed") == weights(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [("2", "1"), ("1", "2")])
+def test_a_killed_run_goes_on_with_another_number_of_ranks_at_the_next_sample(
+    first, then, aligned_parts, scenes_shards, tmp_path, monkeypatch
+):
+    unbroken = config(aligned_parts, scenes_shards, tmp_path / "unbroken")
+    monkeypatch.setenv("RECORD", str(tmp_path / "unbroken.jsonl"))
+    run("recorded.Recorded", ["fit", "--config", str(unbroken)])
+
+    killed = config(aligned_parts, scenes_shards, tmp_path / "killed")
+    command = [sys.executable, str(tmp_path / "recorded.py"), "fit", "--config", str(killed)]
+    for part, (ranks, kill_at) in enumerate([(first, "4"), (then, "0")]):
+        strategy = ["--trainer.strategy", "ddp"] if ranks == "2" else []
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_AT": kill_at}
+        environment["RECORD"] = str(tmp_path / f"part{part}.jsonl")
+        asked = [*command, "--trainer.devices", ranks, *strategy]
+        done = subprocess.run(asked, cwd=ROOT, env=environment, timeout=180, capture_output=True, text=True)
+        assert (done.returncode == 0) == (kill_at == "0"), done.stderr[-2000:]
+
+    seen: dict[int, list[str]] = {}
+    for part in range(2):
+        of_part: dict[int, list[str]] = {}
+        for record in sorted(tmp_path.glob(f"part{part}.jsonl*")):
+            for cursor, keys, _ in map(json.loads, record.read_text().splitlines()):
+                of_part.setdefault(cursor, []).extend(keys)
+        seen |= of_part  # the step at which the run was killed is made again
+    expected = {cursor: sorted(keys) for cursor, (keys, _) in steps(tmp_path / "unbroken.jsonl").items()}
+    assert {cursor: sorted(keys) for cursor, keys in seen.items()} == expected
+    resumed = min(json.loads(line)[0] for line in (tmp_path / "part1.jsonl").read_text().splitlines())
+    assert resumed > min(expected)  # it went on, it did not begin anew
 
 
 def test_a_mixture_in_buckets_trains_and_is_kept_in_the_config(

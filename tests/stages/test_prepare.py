@@ -55,7 +55,8 @@ def config(tmp_path, raw):
 def written(tmp_path, raw, **source):
     cleaning = "datamodules.preparation.cleaning"
     filters = [
-        {"class_path": f"{cleaning}.{name}"} for name in ("Undecodable", "EmptyText", "ExactDuplicates")
+        {"class_path": f"{cleaning}.{name}"}
+        for name in ("media.Undecodable", "texts.EmptyText", "duplicates.ExactDuplicates")
     ]
     folder = {"class_path": "datamodules.sources.folder.Folder", "init_args": {"path": str(raw)}}
     content = {

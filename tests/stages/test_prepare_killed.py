@@ -19,7 +19,7 @@ NUM_KILLS = 20
 SLOW = '''
 import time
 from dataclasses import dataclass
-from datamodules.preparation.cleaning import Filter
+from datamodules.preparation.cleaning.filter import Filter
 
 @dataclass
 class Slow(Filter):
@@ -37,7 +37,7 @@ def config(tmp_path):
     lines = [f"line {n % 331}" if n % 10 else "" for n in range(400)]
     (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
     cleaning = "datamodules.preparation.cleaning"
-    filters = [f"{cleaning}.EmptyText", f"{cleaning}.ExactDuplicates", "slow.Slow"]
+    filters = [f"{cleaning}.texts.EmptyText", f"{cleaning}.duplicates.ExactDuplicates", "slow.Slow"]
     source = {
         "class_path": "datamodules.sources.text_lines.TextLines",
         "init_args": {"path": str(tmp_path / "text.txt")},

@@ -11,9 +11,13 @@ from datamodules.preparation.alignment.warp import warp
 
 SHARPNESS = 20.0
 """Turns how much better than by chance a cue fits into the price of a place."""
+CHANCE = 5.0
+"""A clip whose cues fit so much better than by chance in the median has a mismatch of 1 / e."""
 TURNED_PRICE = 0.3
 PACE_DEVIATION = 0.12
 """How far the pace of a sentence may be from the narrator's usual: a standard deviation of its logarithm."""
+AWAY_PRICE, NEAR_ONSET, REACH_OF_ONSET = 1.5, 15, 30
+"""What it costs to begin further from an onset than so many frames; the line's word is taken at one within reach."""
 NUM_PLACES = 12
 SAME_BEGIN, SAME_END = 4, 6
 """Places nearer to each other than this, frames, are one."""
@@ -49,8 +53,6 @@ class Hearing:
     """(candidates,) frames"""
     fit: np.ndarray
     """(candidates,) 0 is by chance, less is better."""
-    mismatch: float
-    """The distance from the sound over the distance when spoken backwards."""
 
     def path(self, candidate: int, voice: np.ndarray, heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which frame of the cue (cells,) is heard in which of the sound (cells,).
@@ -81,20 +83,25 @@ def hear(voice: np.ndarray, heard: np.ndarray, window: slice) -> Hearing:
         begins=low + np.concatenate([warping.begins, columns[::-1]]),
         ends=low + np.concatenate([columns, len(columns) - 1 - turned.begins]) + 1,
         fit=price + SHARPNESS * np.sqrt(len(voice) / FRAMES_PER_S) * (found / max(by_chance, 1e-9) - 1),
-        mismatch=float(warping.distances.min() / max(backwards.distances.min(), 1e-9)),
     )
 
 
 def places(
-    hearing: Hearing, expected: float, deviation: tuple[float, float], pace: float | None
+    hearing: Hearing,
+    expected: float,
+    deviation: tuple[float, float],
+    pace: float | None,
+    onsets: np.ndarray,
 ) -> list[Place]:
     """Return the likeliest places of a cue, and last the line's word for it.
 
     `expected` is where the line has it, frames; `deviation` how far it may be from that when it is earlier and when it
-    is later, standard deviations, frames; `pace` how long sentences last in the sound by their length when spoken.
+    is later, standard deviations, frames; `pace` how long sentences last in the sound by their length when spoken;
+    `onsets` (onsets,), ascending, is where sound begins after a pause, frames.
     """
     off = hearing.begins - expected
     price = hearing.fit + 0.5 * np.square(off / np.where(off < 0, *deviation))
+    price = price + AWAY_PRICE * (gap(onsets, hearing.begins) > NEAR_ONSET)
     if pace:
         lengths = np.maximum(1, hearing.ends - hearing.begins)
         price = price + 0.5 * np.square(np.log(lengths / (hearing.num_frames * pace)) / PACE_DEVIATION)
@@ -108,20 +115,42 @@ def places(
                 Place(begin, end, float(price[index]), int(index), bool(hearing.fit[index] < NOT_FOUND))
             )
     begin = max(0, round(expected))
+    if len(onsets) and gap(onsets, np.array([begin]))[0] < REACH_OF_ONSET:
+        begin = int(onsets[np.abs(onsets - begin).argmin()])
     offered.append(Place(begin, begin + round(hearing.num_frames * (pace or 1.0)), NOT_FOUND, None, False))
     return offered
 
 
+def gap(onsets: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Return how far each begin (places,) is from the nearest of the onsets, ascending; infinite without any."""
+    padded = np.concatenate([[-np.inf], onsets, [np.inf]])
+    after = np.searchsorted(padded, begins)
+    return np.minimum(padded[after] - begins, begins - padded[after - 1])
+
+
 def choose(
-    hearings: list[Hearing], expected: np.ndarray, deviations: list[tuple[float, float]], pace: float | None
+    hearings: list[Hearing],
+    expected: np.ndarray,
+    deviations: list[tuple[float, float]],
+    pace: float | None,
+    onsets: np.ndarray,
 ) -> list[Place]:
     """Return where each cue is heard; `expected` (cues,) and the rest are as `places` takes them."""
     offered = [
-        places(hearing, place, deviation, pace)
+        places(hearing, place, deviation, pace, onsets)
         for hearing, place, deviation in zip(hearings, expected, deviations, strict=True)
     ]
     taken = in_order([[(one.begin, one.end, one.price) for one in choice] for choice in offered])
     return [choice[index] for choice, index in zip(offered, taken, strict=True)]
+
+
+def mismatch(found: list[Place], hearings: list[Hearing]) -> float:
+    """Return how badly the cues fit what is heard where they were found: near 0 for what is said, 1 is by chance."""
+    fits = [
+        0.0 if place.candidate is None else float(hearing.fit[place.candidate])
+        for place, hearing in zip(found, hearings, strict=True)
+    ]
+    return min(1.0, float(np.exp(np.median(fits) / CHANCE)))
 
 
 def usual_pace(found: list[Place], hearings: list[Hearing]) -> float | None:

@@ -8,7 +8,7 @@ from datamodules.preparation.chunks.cutter import Cutter
 from datamodules.preparation.chunks.sound import SoundChunks
 from datamodules.preparation.chunks.text import TextChunks
 from datamodules.preparation.chunks.video import VideoChunks
-from datamodules.preparation.cleaning import Reject
+from datamodules.preparation.cleaning.filter import Reject
 from datamodules.sources.source import Sample
 
 PLACE = "chunk.json"

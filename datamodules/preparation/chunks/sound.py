@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.sounds import open_sound
 from datamodules.preparation.chunks.cutter import Cutter, Piece
-from datamodules.preparation.cleaning import Reject, read
-from datamodules.preparation.decodable import UndecodableError, check_sound
-from datamodules.sources.source import SOUND_SUFFIXES, Member
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.cleaning.media import check_sound
+from datamodules.sources.source import SOUND_SUFFIXES, Member, read
 
 DEPTHS = {"PCM_S8": "PCM_16", "PCM_U8": "PCM_16", "PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_32": "PCM_24"}
 """How integers of each kind are kept; floats of WAV as 24 bit, what was compressed with loss as 16 bit."""
@@ -37,18 +39,14 @@ class SoundChunks(Cutter):
             )
 
     def is_long(self, member: Member) -> bool:
-        import soundfile
-
         try:
-            with soundfile.SoundFile(io.BytesIO(read(member))) as sound:
+            with open_sound(read(member)) as sound:
                 return sound.frames > round(self.seconds * sound.samplerate)
-        except (OSError, soundfile.SoundFileError):
+        except (OSError, BadSample):
             return False
 
     def scale(self, member: Member) -> dict[str, Any]:
-        import soundfile
-
-        with soundfile.SoundFile(io.BytesIO(read(member))) as sound:
+        with open_sound(read(member)) as sound:
             return {"per_second": sound.samplerate}
 
     def cut(self, member: Member) -> Iterator[Piece]:
@@ -56,12 +54,9 @@ class SoundChunks(Cutter):
         import soundfile
 
         data = read(member)
-        try:
-            # All of it first: what is cut off must not pass as a few good chunks.
-            check_sound(data, 0.0, self.max_seconds)
-        except UndecodableError as error:
-            raise Reject(str(error)) from error
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        # All of it first: what is cut off must not pass as a few good chunks.
+        check_sound(data, 0.0, self.max_seconds)
+        with open_sound(data) as sound:
             if sound.channels > MAX_FLAC_CHANNELS:
                 raise Reject("too many channels")
             depth = DEPTHS.get(sound.subtype, "PCM_24" if sound.subtype in ("FLOAT", "DOUBLE") else "PCM_16")

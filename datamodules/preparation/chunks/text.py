@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datamodules.preparation.chunks.cutter import Cutter, Piece
-from datamodules.preparation.cleaning import Reject, normalise, read
-from datamodules.sources.source import Member
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.cleaning.normalisation import normalise
+from datamodules.sources.source import Member, read
 
 WORD = re.compile(r"[^\s。！？]*[。！？]+['\"’”)\]」』]*|[^\s。！？]+")
 SENTENCE_END = re.compile(r"[.!?…]['\"’”)\]]*$|[。！？]['\"’”)\]」』]*$")

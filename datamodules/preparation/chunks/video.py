@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.preparation.chunks.cutter import Cutter, Piece
-from datamodules.preparation.cleaning import Reject, read
-from datamodules.preparation.video import VideoError, opened
-from datamodules.sources.source import Member
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.encoding import SAME_BYTES_H264
+from datamodules.preparation.video.reading import VideoError, opened
+from datamodules.sources.source import Member, read
 
 if TYPE_CHECKING:
     from av import AudioFrame, VideoFrame
@@ -110,10 +111,8 @@ class Writer:
         self.start_s, self.end_s = start_s, end_s
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
-        # One thread and no date: the same bytes each time.
-        self.video = self.container.add_stream(
-            "libx264", rate=video.average_rate or 25, options={"crf": str(crf), "threads": "1"}
-        )
+        options = {"crf": str(crf), **SAME_BYTES_H264}
+        self.video = self.container.add_stream("libx264", rate=video.average_rate or 25, options=options)
         self.video.width, self.video.height = video.width // 2 * 2, video.height // 2 * 2
         self.video.pix_fmt = "yuv420p"
         self.video.time_base = self.video.codec_context.time_base = Fraction(1, CLOCK_HZ)

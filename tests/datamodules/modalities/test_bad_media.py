@@ -17,7 +17,8 @@ from datamodules.modalities.audio import Audio
 from datamodules.modalities.bad_sample import BadSample
 from datamodules.modalities.image import Image
 from datamodules.modalities.video import Video
-from datamodules.preparation.decodable import UndecodableError, check_image, check_sound
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.cleaning.media import check_image, check_sound
 
 IMAGE, AUDIO, VIDEO = Image(48, 64), Audio(16000, 5.0), Video(48, 64, 8)
 
@@ -79,7 +80,7 @@ def test_preparing_drops_what_loading_would_skip(cases, modality, check):
         try:
             check(case.make())
             is_kept = True
-        except UndecodableError:
+        except Reject:
             is_kept = False
         assert is_kept == (case.reason is None), name
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from modules.fusion.fusion import Fusion, one_token
 from modules.objectives.aligned import Aligned, shared_rows
 from modules.objectives.completion import Completion
 from modules.objectives.contrastive import InfoNCE, SigLIP
@@ -14,23 +15,22 @@ from modules.objectives.draws import Draws
 from modules.objectives.matching import Matching, hard_negatives
 from modules.objectives.temporal import TemporalAlignment
 from modules.objectives.weighted import GradientBalanced, Weighted
-from modules.tokens import Tokens, full
+from modules.tokens import full
 
 MODALITIES = ["audio", "image", "text", "video"]
 
 
-class Joined(nn.Module):
-    """A fusion to test with: all tokens beside each other, weighed by one matrix."""
+class Joined(Fusion):
+    """A fusion to test with: the product of what the modalities' tokens are mapped to by one matrix."""
 
     def __init__(self, width=8, dim=6):
-        super().__init__()
+        super().__init__(dict.fromkeys(MODALITIES, width), dim)
         self.linear = nn.Linear(width, dim)
 
-    def forward(self, tokens):
-        features = torch.cat([tokens[name].features for name in sorted(tokens)], 1)
-        product = torch.stack([tokens[name].pooled() for name in sorted(tokens)]).prod(0)
-        mask = torch.cat([tokens[name].mask for name in sorted(tokens)], 1)
-        return Tokens(self.linear(features) + self.linear(product).unsqueeze(1), mask)
+    def fuse(self, tokens, quality):
+        vectors = torch.stack([self.linear(each.pooled()) for each in tokens.values()])
+        present = quality.T.unsqueeze(-1) > 0
+        return one_token(torch.where(present, vectors, 1).prod(0), quality), quality
 
 
 def test_shared_rows_are_those_of_the_same_samples():
@@ -44,7 +44,7 @@ def test_shared_rows_are_those_of_the_same_samples():
 def test_matching_asks_of_true_pairs_and_of_two_false_ones_each(aligned):
     batch = aligned({"image": [0, 2, 3, 5], "text": [1, 2, 3, 5]})  # they share 2, 3 and 5
     asked = {}
-    objective = Matching(Joined(), dim=6).double()
+    objective = Matching(Joined()).double()
     objective.judge = lambda questions, answer: asked.update(questions, answer=answer) or torch.zeros(())
     objective(batch)
     assert asked["answer"].tolist() == [1, 1, 1] + [0] * 6
@@ -71,9 +71,9 @@ def test_hard_negatives_follow_the_softmax_of_the_similarities():
 
 def test_the_same_seed_and_step_draw_the_same_also_after_a_restart(aligned):
     batch = aligned({"image": list(range(6)), "text": list(range(6))})
-    first = Matching(Joined(), dim=6, logit_scale=1.0).double()
+    first = Matching(Joined(), logit_scale=1.0).double()
     first(batch)
-    resumed = Matching(Joined(), dim=6, logit_scale=1.0).double()
+    resumed = Matching(Joined(), logit_scale=1.0).double()
     resumed.load_state_dict(copy.deepcopy(first.state_dict()))
     assert first(batch) == resumed(batch)
     draws = [torch.rand(3, generator=Draws(seed).next()) for seed in (0, 0, 1)]
@@ -89,7 +89,7 @@ def test_steps_draw_anew_in_training_and_alike_in_evaluation():
 
 @pytest.mark.parametrize("present", [{"image": [0, 1], "text": []}, {"image": [0, 1], "text": [1, 2]}])
 def test_without_a_false_partner_matching_is_zero_with_gradients(present, aligned):
-    objective = Matching(Joined(), dim=6).double()
+    objective = Matching(Joined()).double()
     loss = objective(aligned(present))["matching_image_text"]
     loss.backward()
     assert loss == 0
@@ -107,7 +107,7 @@ def test_matching_learns_to_tell_true_from_false_pairs(aligned):
         6,
         {"image": full(features), "text": full(features)},
     )
-    objective = Matching(Joined(), dim=6)
+    objective = Matching(Joined())
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.05)
     history = []
     for _ in range(80):
@@ -189,7 +189,7 @@ def lengths_at_tokens(losses, batch):
 
 def test_balanced_gradients_are_as_long_as_the_weights_say(aligned):
     batch = aligned({"image": [0, 1, 2, 4], "text": [0, 1, 2, 4]})
-    objectives = {"near": InfoNCE(), "match": Matching(Joined(), dim=6)}
+    objectives = {"near": InfoNCE(), "match": Matching(Joined())}
     balanced = GradientBalanced(objectives, weights={"near": 3.0}).double()
     before = lengths_at_tokens(Weighted(objectives).double()(batch), batch)
     for module in (balanced.objectives["match"].draws,):
@@ -241,7 +241,7 @@ def test_weights_that_cannot_work_are_refused(build, message):
     [
         lambda: InfoNCE(),
         lambda: SigLIP(),
-        lambda: Matching(Joined(), dim=6),
+        lambda: Matching(Joined()),
         lambda: Completion(["image", "text"], dim=4),
         lambda: Weighted({"near": InfoNCE()}),
     ],
@@ -256,10 +256,10 @@ def test_one_modality_is_refused(build, aligned):
     [
         lambda: InfoNCE(),
         lambda: SigLIP(),
-        lambda: Matching(Joined(), dim=6),
+        lambda: Matching(Joined()),
         lambda: Completion(MODALITIES, dim=4, hidden=8),
         lambda: TemporalAlignment({"video": 8, "audio": 8}, dim=4),
-        lambda: GradientBalanced({"near": InfoNCE(), "match": Matching(Joined(), dim=6)}),
+        lambda: GradientBalanced({"near": InfoNCE(), "match": Matching(Joined())}),
     ],
 )
 def test_every_pattern_of_four_modalities_gives_finite_losses_and_gradients(build, aligned):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from datamodules.preparation.cleaning import Reject
-from datamodules.preparation.pairing import WeakText
+from datamodules.preparation.cleaning.filter import Reject
+from datamodules.preparation.cleaning.pairing import WeakText
 from datamodules.sources.source import Sample
 from stages.prepare.captioners import AssistantCaptions, Caption, CaptionModel, PretrainedCaptions, said
 from stages.prepare.captions import WeakCaptions

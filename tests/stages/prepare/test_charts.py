@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from datamodules.preparation.histogram import Histogram
-from stages.prepare.charts import Cues, bars, clock, cues, number, round_numbers
+from datamodules.preparation.exhibits.histogram import Histogram
+from stages.prepare.charts import Cues, Spans, bars, clock, cues, number, round_numbers, spans
 
 
 def filled(values: list[float], width: float | None = None) -> Histogram:
@@ -57,3 +57,22 @@ def test_numbers_have_the_digits_that_matter():
         "0", "0.0004", "7.98", "1,150", "34.7 k", "2.5 M", "3 G", "-12",
     ]  # fmt: skip
     assert clock(3725) == "62:05"
+
+
+def test_a_cue_is_drawn_where_it_was_and_where_it_is_over_the_sound():
+    drawn = spans(Spans(20.0, [0.0, 1.0], before=[(12.0, 14.0)], after=[(2.0, 4.0)]), title="x")
+    boxes = [
+        (float(x), float(width))
+        for x, width in re.findall(r'<rect x="([\d.]+)"[^>]*? width="([\d.]+)"', drawn)
+    ]
+    a_second = (360 - 58 - 10) / 20
+    before, after = boxes
+    assert before == pytest.approx((58 + 12 * a_second, 2 * a_second), abs=0.1)
+    assert after == pytest.approx((58 + 2 * a_second, 2 * a_second), abs=0.1)
+
+
+def test_a_cue_beyond_the_sound_stays_in_the_picture():
+    drawn = spans(Spans(10.0, [], before=[(38.0, 40.0)], after=[(1.0, 2.0)]), title="x")
+    assert all(
+        float(x) + float(w) <= 351 for x, w in re.findall(r'<rect x="([\d.]+)"[^>]*? width="([\d.]+)"', drawn)
+    )

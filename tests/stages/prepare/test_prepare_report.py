@@ -29,7 +29,8 @@ def config(tmp_path) -> Path:
     (tmp_path / "lines.txt").write_text("one line\nanother\n")
     cleaning, sources = "datamodules.preparation.cleaning", "datamodules.sources"
     filters = [
-        {"class_path": f"{cleaning}.{name}"} for name in ("Undecodable", "EmptyText", "ExactDuplicates")
+        {"class_path": f"{cleaning}.{name}"}
+        for name in ("media.Undecodable", "texts.EmptyText", "duplicates.ExactDuplicates")
     ]
     folder = {"class_path": f"{sources}.folder.Folder", "init_args": {"path": str(raw)}}
     lines = {

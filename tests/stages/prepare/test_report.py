@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from datamodules.preparation.exhibits import FILE, Exhibits
-from datamodules.preparation.measures import measure
+from datamodules.preparation.exhibits.exhibits import FILE, Exhibits
+from datamodules.preparation.exhibits.measures import measure
 from datamodules.shards.writer import write_shards
 from datamodules.sources.source import Dropped, Sample
 from stages.prepare.report import write_report
@@ -149,7 +149,7 @@ def test_a_duplicate_stands_beside_what_it_resembles_as_it_is_in_the_shards(page
 
 
 def test_what_cannot_be_decoded_is_said_to_be_so(page):
-    assert "undecodable (UnidentifiedImageError)" in page
+    assert "<span>undecodable</span>" in page
 
 
 def test_every_measure_has_a_histogram(page):
@@ -211,12 +211,21 @@ def test_an_example_s_uri_of_another_kind_is_not_put_into_the_page(tmp_path):
 
 def clip(name: str, *, known: bool, cues: int = 5) -> dict:
     listed = [
-        {"before_s": 2.0 * n + 1.5, "after_s": 2.0 * n + 0.25, "residual_ms": 40.0} for n in range(cues)
+        {
+            "before_s": 2.0 * n + 1.5,
+            "before_end_s": 2.0 * n + 2.5,
+            "after_s": 2.0 * n + 0.25,
+            "after_end_s": 2.0 * n + 1.25,
+            "residual_ms": 40.0,
+        }
+        for n in range(cues)
     ]
     if known:
         listed = [cue | {"true_s": cue["after_s"] - 0.002} for cue in listed]
     errors = {"before_ms": {"median": 1252.0}, "after_ms": {"median": 2.0}} if known else {}
-    return {"name": name, "offset_s": -1.25, "rate": 1.04, "residual_ms": 40.0, "cues": listed, **errors}
+    loudness = {"seconds": 20.0, "curve": [0, 99, 50]}
+    about = {"offset_s": -1.25, "rate": 1.04, "residual_ms": 40.0, "loudness": loudness}
+    return {"name": name, **about, "cues": listed, **errors}
 
 
 def aligned(tmp_path: Path, content: dict) -> str:
@@ -229,14 +238,14 @@ def test_a_clip_tells_offset_rate_residual_and_error_and_has_a_dot_for_each_cue_
     page = aligned(tmp_path, {"clips": [clip(f"a{EVIL}.mp4", known=True)]})
     for figure in ("-1.25 s", "1.0400", "40 ms", "1252 → 2.0 ms"):
         assert f"<dd>{figure}</dd>" in page
-    drawn = page[page.index('aria-label="Cues of') :].partition("</svg>")[0]
+    drawn = page[page.index('aria-label="How far the cues of') :].partition("</svg>")[0]
     assert drawn.count("<circle") == 10
     assert Reader(page).open == []
 
 
 def test_a_clip_without_known_times_and_one_without_cues_are_shown(tmp_path):
     page = aligned(tmp_path, {"clips": [clip("a", known=False), clip("b", known=True, cues=0)]})
-    assert "Cues of a" in page and "Cues of b" not in page and "Not shown" not in page
+    assert "cues of a are off" in page and "cues of b" not in page and "Not shown" not in page
 
 
 def test_methods_are_compared_in_a_table_where_they_were(tmp_path):

@@ -45,10 +45,10 @@ def config(raw, tmp_path, aligned_parts, captioners):
     recipe = {
         "source": {"class_path": "Folder", "init_args": {"path": str(raw)}},
         "filters": [
-            {"class_path": f"{PREPARATION}.cleaning.Undecodable"},
-            {"class_path": f"{PREPARATION}.pairing.FileNameText"},
-            {"class_path": f"{PREPARATION}.duplicates.NearDuplicateImages"},
-            {"class_path": f"{PREPARATION}.duplicates.NearDuplicateTexts"},
+            {"class_path": f"{PREPARATION}.cleaning.media.Undecodable"},
+            {"class_path": f"{PREPARATION}.cleaning.texts.FileNameText"},
+            {"class_path": f"{PREPARATION}.cleaning.duplicates.NearDuplicateImages"},
+            {"class_path": f"{PREPARATION}.cleaning.duplicates.NearDuplicateTexts"},
         ],
         "quality": {},
         "steps": [

@@ -1,0 +1,1 @@
+"""What a report shows of a set: some samples, kept and dropped, and histograms."""

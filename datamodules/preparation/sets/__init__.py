@@ -1,0 +1,1 @@
+"""One set of shards, made in steps that a kill cannot spoil."""

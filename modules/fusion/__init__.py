@@ -1,0 +1,1 @@
+"""Fusion: the Tokens of several modalities to the Tokens of one sample."""
