@@ -57,7 +57,7 @@ def vocabulary(tokenizer_json: str) -> dict[str, int]:
 
 
 def check_text_model(model: nn.Module, tokenizer_json: str, max_tokens: int) -> None:
-    """Refuse a tokenizer whose ids a transformers model has no embedding for, and texts longer than its positions.
+    """Refuse a tokenizer whose ids a transformers model has no embedding for, and texts longer than its position table.
 
     Raises:
         ValueError: in either case.
@@ -68,10 +68,13 @@ def check_text_model(model: nn.Module, tokenizer_json: str, max_tokens: int) -> 
             f"the tokenizer has {needed} tokens, the embedding of {type(model).__name__} {there}: "
             "expected the tokenizer that the model was trained with"
         )
-    config = model.config
-    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    positions = config.to_dict().get(name)
-    if positions is not None and max_tokens > positions:
+    known = model.config.to_dict()
+    name = model.config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    positions = known.get(name)
+    is_rotary = (
+        "rope_parameters" in known or "rope_theta" in known
+    )  # it goes on turning, if not as it was trained
+    if positions is not None and max_tokens > positions and not is_rotary:
         raise ValueError(
             f"max_tokens is {max_tokens}, {type(model).__name__} has {positions} positions: lower max_tokens"
         )
