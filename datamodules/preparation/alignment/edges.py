@@ -10,9 +10,10 @@ from datamodules.preparation.alignment.features import SAMPLING_RATE
 
 PAUSE_S = 0.12
 """Silence shorter than this is part of a word (the closure of a stop), longer is a pause."""
-SNAP_START_S, SNAP_END_S = 0.3, 0.15
-"""How far a start or end may move to the edge of a pause. A start further: warping may skip a syllable in an echo, and
-sentences begin after a pause, but an echo that outlasts a pause leaves no end."""
+SNAP_S = 0.15
+"""How far a start or end may move to the edge of a pause."""
+SYLLABLE_S = 0.3
+"""A start may move back so far: warping may skip a syllable in an echo. Not ahead, as into a pause after a comma."""
 WINDOW_MS = 5
 """The loudness is a mean over this, odd."""
 EDGE_HEIGHT, LEAST_HEIGHT_DB = 0.25, 4.0
@@ -134,12 +135,15 @@ class Edges:
         return max(0.0, float(np.median(drowned))) if drowned else 0.0
 
     def start_near(self, time_s: float) -> float | None:
-        """Return where sound begins near `time_s`, if it does."""
-        return nearest(self.starts_s, time_s, SNAP_START_S)
+        """Return where sound begins near `time_s`, or else shortly before, if it does."""
+        near_s = nearest(self.starts_s, time_s, SNAP_S)
+        if near_s is not None:
+            return near_s
+        return nearest(self.starts_s[self.starts_s <= time_s], time_s, SYLLABLE_S)
 
     def end_near(self, time_s: float) -> float | None:
         """Return where sound ends near `time_s`, if it does."""
-        return nearest(self.ends_s, time_s, SNAP_END_S)
+        return nearest(self.ends_s, time_s, SNAP_S)
 
 
 def nearest(times_s: np.ndarray, time_s: float, within_s: float) -> float | None:

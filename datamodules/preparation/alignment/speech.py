@@ -180,7 +180,7 @@ def snapped(
     if begins_s is not None:
         drowned_s = edges.drowned_s(said_db, begins_s, pace) if from_s > 0 else 0.0
         start_s = begins_s - drowned_s
-        unsure_s[0] = drowned_s / 2
+        unsure_s[0] = max(drowned_s, pace * from_s) / 2
     if stops_s is not None:
         end_s = stops_s + pace * (length_s - until_s)
         unsure_s[1] = pace * (length_s - until_s) / 2

@@ -46,10 +46,11 @@ def test_a_beginning_that_is_loud_in_the_reference_starts_at_the_edge():
     assert start_s(in_noise(spoken(8.0)), spoken(8.0)) == pytest.approx(START_S, abs=0.01)
 
 
-def test_a_start_moves_further_to_an_edge_than_an_end_but_not_any_distance():
+def test_a_start_moves_further_back_to_an_edge_than_ahead_and_than_an_end():
     edges = Edges(in_noise(spoken(8.0)))
     end_s = START_S + SOFT_S + LOUD_S
     assert edges.start_near(START_S + 0.25) == pytest.approx(START_S, abs=0.01)
     assert edges.start_near(START_S + 0.4) is None
+    assert edges.start_near(START_S - 0.25) is None
     assert edges.end_near(end_s + 0.1) == pytest.approx(end_s, abs=0.01)
     assert edges.end_near(end_s + 0.25) is None
