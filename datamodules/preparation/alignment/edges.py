@@ -12,10 +12,14 @@ PAUSE_S = 0.12
 """Silence shorter than this is part of a word (the closure of a stop), longer is a pause."""
 SNAP_S = 0.15
 """How far a start or end may move to the edge of a pause."""
+SYLLABLE_S = 0.3
+"""A start may move back so far: warping may skip a syllable in an echo. Not ahead, as into a pause after a comma."""
 WINDOW_MS = 5
 """The loudness is a mean over this, odd."""
 EDGE_HEIGHT, LEAST_HEIGHT_DB = 0.25, 4.0
 """Sound begins this far up from the quietest to the loudest, in decibels, and at least so much."""
+HEIGHTS_DB = (0.0, LEAST_HEIGHT_DB, 2 * LEAST_HEIGHT_DB)
+"""Where a soft beginning began is told by when sound rises by so much above its edge, by the median of these."""
 RANGE_DB = 50.0
 """Nothing is quieter than this below the loudest, not even digital silence."""
 BLOCK_MS = 60_000
@@ -92,27 +96,50 @@ class Edges:
         return 1 - np.cumsum(is_pause)[:whole].reshape(-1, step_ms).mean(axis=1)
 
     def loudness(self, spoken: np.ndarray) -> np.ndarray:
-        """Return the loudness (ms,) of dry speech (samples,) and MARGIN_MS around, as `audible_s` takes it."""
+        """Return the loudness (ms,) of dry speech (samples,) and MARGIN_MS around, as `as_said` takes it."""
         return levels_db(np.pad(spoken, MARGIN_MS * SAMPLING_RATE // 1000), self.taps)
 
     def length_s(self, loudness: np.ndarray) -> float:
         """Return how long that speech is, seconds."""
         return (len(loudness) - 2 * MARGIN_MS) / 1000
 
-    def audible_s(self, loudness: np.ndarray, start_s: float, end_s: float) -> tuple[float, float]:
-        """Return from when until when speech of that loudness is heard if it is said from `start_s` to `end_s`."""
+    def as_said(self, loudness: np.ndarray, start_s: float, end_s: float) -> np.ndarray:
+        """Return that loudness (ms,), decibels, as it is where the speech is said from `start_s` to `end_s`."""
         place = self.level_db[max(0, int(1000 * start_s)) : max(1, int(1000 * end_s))]
         loud_db = np.quantile(place, LOUD) if len(place) else self.loud_db
-        above = np.flatnonzero(loudness - np.quantile(loudness, LOUD) + loud_db >= self.threshold_db)
-        length_s = self.length_s(loudness)
+        return loudness - np.quantile(loudness, LOUD) + loud_db
+
+    def audible_s(self, said_db: np.ndarray) -> tuple[float, float]:
+        """Return from when until when speech is heard that is as loud as `as_said` has it."""
+        above = np.flatnonzero(said_db >= self.threshold_db)
+        length_s = self.length_s(said_db)
         if not len(above):
             return 0.0, length_s
         first_s, last_s = (above[[0, -1]] + [WINDOW_MS // 2, 1 - WINDOW_MS // 2] - MARGIN_MS) / 1000
         return max(0.0, float(first_s)), min(length_s, float(last_s))
 
+    def drowned_s(self, said_db: np.ndarray, begins_s: float, pace: float) -> float:
+        """Return for how long speech, as loud as `as_said` has it, is said before sound begins at `begins_s`.
+
+        At the edge itself the noise decides: all of a soft beginning is heard from a narrator who speaks it a little
+        louder than the reference, and none of it from one who does a little softer. The steep rise to the vowel comes
+        at the same time in both. `pace` is how long the speech lasts by its length when spoken.
+        """
+        rises = self.level_db[max(0, int(1000 * begins_s)) :][: len(said_db)]
+        drowned = []
+        for height_db in HEIGHTS_DB:
+            heard, spoken = rises >= self.threshold_db + height_db, said_db >= self.threshold_db + height_db
+            if heard.any() and spoken.any():
+                spoken_s = max(0.0, (int(spoken.argmax()) + WINDOW_MS // 2 - MARGIN_MS) / 1000)
+                drowned.append(pace * spoken_s - max(0, int(heard.argmax()) - WINDOW_MS // 2) / 1000)
+        return max(0.0, float(np.median(drowned))) if drowned else 0.0
+
     def start_near(self, time_s: float) -> float | None:
-        """Return where sound begins near `time_s`, if it does."""
-        return nearest(self.starts_s, time_s, SNAP_S)
+        """Return where sound begins near `time_s`, or else shortly before, if it does."""
+        near_s = nearest(self.starts_s, time_s, SNAP_S)
+        if near_s is not None:
+            return near_s
+        return nearest(self.starts_s[self.starts_s <= time_s], time_s, SYLLABLE_S)
 
     def end_near(self, time_s: float) -> float | None:
         """Return where sound ends near `time_s`, if it does."""

@@ -13,6 +13,8 @@ SHARPNESS = 20.0
 """Turns how much better than by chance a cue fits into the price of a place."""
 CHANCE = 5.0
 """A clip whose cues fit so much better than by chance in the median has a mismatch of 1 / e."""
+ELSEWHERE = 2.0
+"""How much it counts against a clip that its cues fit better elsewhere than where line and order have them."""
 TURNED_PRICE = 0.3
 PACE_DEVIATION = 0.12
 """How far the pace of a sentence may be from the narrator's usual: a standard deviation of its logarithm."""
@@ -145,12 +147,20 @@ def choose(
 
 
 def mismatch(found: list[Place], hearings: list[Hearing]) -> float:
-    """Return how badly the cues fit what is heard where they were found: near 0 for what is said, 1 is by chance."""
-    fits = [
-        0.0 if place.candidate is None else float(hearing.fit[place.candidate])
-        for place, hearing in zip(found, hearings, strict=True)
-    ]
-    return min(1.0, float(np.exp(np.median(fits) / CHANCE)))
+    """Return how badly the cues fit what is heard where they were found: near 0 for what is said, 1 is by chance.
+
+    What is said is found by each cue alone where the line has it, other words are found anywhere: that tells them
+    apart in noise, where the right words, too, fit little better than by chance.
+    """
+    fits = np.array(
+        [
+            0.0 if place.candidate is None else hearing.fit[place.candidate]
+            for place, hearing in zip(found, hearings, strict=True)
+        ]
+    )
+    best = np.array([min(0.0, float(hearing.fit.min())) for hearing in hearings])
+    evidence = float(np.median(fits) + ELSEWHERE * np.mean(fits - best))
+    return min(1.0, float(np.exp(evidence / CHANCE)))
 
 
 def usual_pace(found: list[Place], hearings: list[Hearing]) -> float | None:

@@ -56,9 +56,9 @@ class Speech(Aligner):
     """How much of the subtitles votes together."""
     max_residual_ms: float = 300.0
     """Subtitles whose starts lie further than this from a straight line, in the median, are refused."""
-    max_mismatch: float = 0.56
+    max_mismatch: float = 0.72
     """Subtitles are refused when the cues fit what is heard hardly better than backwards speech, which is 1. Chosen
-    where right subtitles had 0.03 to 0.55 and those of other clips 0.52 to 1; of 420 others it refused one."""
+    where 380 right subtitles had at most 0.65 and 380 of other clips at least 0.79, in noise and echo and without."""
 
     def __call__(self, sound: np.ndarray, cues: list[Cue]) -> Alignment:
         """Return where in the sound each cue is heard.
@@ -169,7 +169,8 @@ def snapped(
     start_s, end_s = place.begin / FPS, place.end / FPS
     length_s = edges.length_s(loudness)
     pace = (end_s - start_s) / length_s
-    from_s, until_s = edges.audible_s(loudness, start_s, end_s)
+    said_db = edges.as_said(loudness, start_s, end_s)
+    from_s, until_s = edges.audible_s(said_db)
     if path is None:
         first_s, last_s = start_s + pace * from_s, start_s + pace * until_s
     else:
@@ -177,10 +178,9 @@ def snapped(
     unsure_s = [VAGUE_S, VAGUE_S]
     begins_s, stops_s = edges.start_near(first_s), edges.end_near(last_s)
     if begins_s is not None:
-        # An edge nearer to the very start is that: the narrator speaks up sooner than the reference.
-        is_start = abs(begins_s - start_s) < abs(begins_s - first_s)
-        start_s = begins_s - (0.0 if is_start else pace * from_s)
-        unsure_s[0] = pace * from_s / 2
+        drowned_s = edges.drowned_s(said_db, begins_s, pace) if from_s > 0 else 0.0
+        start_s = begins_s - drowned_s
+        unsure_s[0] = max(drowned_s, pace * from_s) / 2
     if stops_s is not None:
         end_s = stops_s + pace * (length_s - until_s)
         unsure_s[1] = pace * (length_s - until_s) / 2
