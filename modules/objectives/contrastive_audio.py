@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from modules.collectives import global_mean
 from modules.encoders.audio import AudioEncoder
-from modules.encoders.encoder import at_least_one_row
+from modules.objectives.masked_audio import cut_into_spans
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
 
@@ -72,14 +72,7 @@ class ContrastiveAudio(PretrainingObjective):
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Hide runs of tokens; the target is spectrogram spans (rows, spans, stride x mels) and which were hidden."""
-        given = at_least_one_row(inputs)
-        frames, mask = self.log_mel[0](given["waveform"], given["lengths"])  # (rows, frames, mels)
-        frames, mask = frames[: len(inputs["lengths"])], mask[: len(inputs["lengths"])]
-        rows, count, mels = frames.shape
-        padding = -count % self.stride
-        num_spans = (count + padding) // self.stride
-        spans = nn.functional.pad(frames, (0, 0, 0, padding)).reshape(rows, num_spans, self.stride * mels)
-        whole = nn.functional.pad(mask, (0, padding)).reshape(rows, num_spans, self.stride).all(2)
+        spans, whole, count = cut_into_spans(self.log_mel[0], self.stride, inputs)
         hidden = torch.rand(whole.shape, device=whole.device) < self.start_share
         for _ in range(self.run - 1):
             hidden = hidden | nn.functional.pad(hidden, (1, -1))

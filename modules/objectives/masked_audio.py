@@ -28,14 +28,7 @@ class MaskedAudio(PretrainingObjective):
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Hide spans of `stride` frames; the target is the spans (rows, spans, stride x mels) and which were hidden."""
-        given = at_least_one_row(inputs)
-        frames, mask = self.log_mel[0](given["waveform"], given["lengths"])  # (rows, frames, mels)
-        frames, mask = frames[: len(inputs["lengths"])], mask[: len(inputs["lengths"])]
-        rows, count, mels = frames.shape
-        padding = -count % self.stride
-        num_spans = (count + padding) // self.stride
-        spans = nn.functional.pad(frames, (0, 0, 0, padding)).reshape(rows, num_spans, self.stride * mels)
-        whole = nn.functional.pad(mask, (0, padding)).reshape(rows, num_spans, self.stride).all(2)
+        spans, whole, count = cut_into_spans(self.log_mel[0], self.stride, inputs)
         hidden = (torch.rand(whole.shape, device=whole.device) < self.share) & whole
         return {**inputs, "masked": hidden.repeat_interleave(self.stride, 1)[:, :count]}, (spans, hidden)
 
@@ -46,3 +39,22 @@ class MaskedAudio(PretrainingObjective):
         spans, hidden = target
         difference = (self.decoder(tokens.features[hidden]) - spans[hidden]).abs()
         return {"masked_audio": global_mean(difference.sum(), difference.numel())}, {}
+
+
+def cut_into_spans(
+    log_mel: nn.Module, stride: int, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, int]:
+    """Cut the spectrogram of sounds into spans of `stride` frames, each of them what one token sees.
+
+    Returns:
+        Spans (rows, spans, stride x mels), which hold real frames alone (rows, spans) bool, and the number of frames.
+    """
+    given = at_least_one_row(inputs)
+    frames, mask = log_mel(given["waveform"], given["lengths"])  # (rows, frames, mels)
+    frames, mask = frames[: len(inputs["lengths"])], mask[: len(inputs["lengths"])]
+    rows, count, mels = frames.shape
+    padding = -count % stride
+    num_spans = (count + padding) // stride
+    spans = nn.functional.pad(frames, (0, 0, 0, padding)).reshape(rows, num_spans, stride * mels)
+    whole = nn.functional.pad(mask, (0, padding)).reshape(rows, num_spans, stride).all(2)
+    return spans, whole, count
