@@ -17,6 +17,7 @@ from callbacks.preemption import Preemption
 from callbacks.progress import StepBar
 from callbacks.summary import Summary
 from datamodules.samples import SampleDataModule
+from modules import parts
 from stages.cli import refusals
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
@@ -170,13 +171,35 @@ class TrainingCLI(LightningCLI):
         self.trainer.fit(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
 
     def validate(self, model: Any, **kwargs: Any) -> None:
-        """Validate the newest checkpoint of this run directory; where there is none, what the config names."""
-        checkpoint = kwargs.pop("ckpt_path", None) or newest(self.run_dir / "checkpoints")
-        where = (
-            checkpoint or f"{self.run_dir} holds no checkpoint: the weights are those that the config names"
-        )
-        print(f"validating: {where}")
+        """Validate a checkpoint, or what this run directory holds: a finished run's parts, else its newest checkpoint.
+
+        Raises:
+            ValueError: when the run has neither, or what it hands over is not all that is validated.
+        """
+        checkpoint = kwargs.pop("ckpt_path", None)
+        if checkpoint is None and not self._take_parts(model):
+            checkpoint = newest(self.run_dir / "checkpoints")
+            if checkpoint is None:
+                raise ValueError(
+                    f"{self.run_dir} holds nothing to validate: run fit first, or name a --ckpt_path"
+                )
+        print(f"validating {checkpoint or self.run_dir / 'parts'}")
         self.trainer.validate(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
+
+    def _take_parts(self, model: Any) -> bool:
+        """Give the model the weights of a finished run's parts; false where the run is not finished."""
+        if not (self.run_dir / "metrics.json").is_file():
+            return False
+        exports = model.exports()
+        handed_over = {id(parameter) for part in exports.values() for parameter in part.parameters()}
+        if rest := [name for name, value in model.named_parameters() if id(value) not in handed_over]:
+            raise ValueError(
+                f"{self.run_dir} is finished and has handed over its parts, and {rest[0]} is in none of them: name a "
+                "--ckpt_path, such as --save_every_steps leaves"
+            )
+        for name, part in exports.items():
+            part.load_state_dict(parts.load(str(self.run_dir / "parts" / name)).state_dict())
+        return True
 
 
 class ParsedOnly(TrainingCLI):

@@ -52,9 +52,9 @@ class Transfer(Stage):
             raise ValueError("transfer was given no encoder, expected one or more")
         self.encoders = nn.ModuleDict({name: as_encoder(part, name) for name, part in encoders.items()})
         widths = {name: encoder.dim for name, encoder in self.encoders.items()}
-        self.fusion = _checked(fusion if isinstance(fusion, Part) else fusion(widths), Fusion)
+        self.fusion = _built(fusion, widths, Fusion)
         self._check_widths(widths)
-        self.task = _checked(task if isinstance(task, Part) else task(self.fusion.dim), Task)
+        self.task = _built(task, self.fusion.dim, Task)
         if self.task.dim != self.fusion.dim:
             raise ValueError(
                 f"the task takes tokens {self.task.dim} wide, the fusion gives {self.fusion.dim}: take the part of the "
@@ -130,9 +130,16 @@ class Transfer(Stage):
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
 
 
-def _checked(part: Any, kind: type[Kind]) -> Kind:
+def _built(given: Callable[[Any], Any] | Part, follows: Any, kind: type[Kind]) -> Kind:
+    """Return a part as it is, or one that is built from its class and what follows from the others."""
+    name = kind.__name__.lower()
+    try:
+        part = given if isinstance(given, Part) else given(follows)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} cannot be built ({error}): leave out `widths` of a fusion and `dim` of a task, which follow"
+        ) from error
     if not isinstance(part, kind):
-        name = kind.__name__.lower()
         raise ValueError(
             f"{name} was given a {type(part).__name__}, expected a {name}: name the folder of one, or a class"
         )
