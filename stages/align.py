@@ -26,7 +26,7 @@ class Align(Stage):
         lr_factors: name prefix -> factor of the learning rate; 0 freezes.
 
     Raises:
-        ValueError: when there are fewer than two modalities.
+        ValueError: when there are fewer than two modalities, or the objective was built for another model.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Align(Stage):
         self.projections = nn.ModuleDict(
             {name: Projection(part.dim, dim) for name, part in self.encoders.items()}
         )
+        objective.configure({name: encoder.dim for name, encoder in self.encoders.items()}, dim)
         self.objective = objective
         self.masking = masking
 
@@ -57,7 +58,7 @@ class Align(Stage):
     def exports(self) -> dict[str, Part]:
         encoders = {f"encoders.{name}": encoder.handed_over() for name, encoder in self.encoders.items()}
         projections = {f"projections.{name}": projection for name, projection in self.projections.items()}
-        return encoders | projections
+        return encoders | projections | self.objective.exports()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         inputs, rows = batch.inputs, batch.rows

@@ -329,11 +329,13 @@ def test_a_part_of_another_kind_or_width_is_refused(matching, aligned_parts, tmp
 
     matching["model"]["fusion"] = part(aligned_parts / "projections.image")
     with monkeypatch.context() as patch:
-        assert "fusion was given a Projection, expected a fusion" in refusal(matching, capsys, patch)
+        assert "a fusion was expected, found a Projection" in refusal(matching, capsys, patch)
     parts.save(ConcatFusion({"image": 7}, 8), tmp_path / "fusion")
     matching["model"]["fusion"] = part(tmp_path / "fusion")
     message = refusal(matching, capsys, monkeypatch)
-    assert "audio 32 wide, built for none of it; image 32 wide, built for 7" in message
+    assert (
+        "built for no audio, whose encoder is 32 wide; for image 7 wide, whose encoder is 32 wide" in message
+    )
 
 
 def test_an_encoder_named_as_the_label_is_refused(config, aligned_parts, capsys, monkeypatch):
@@ -342,6 +344,7 @@ def test_an_encoder_named_as_the_label_is_refused(config, aligned_parts, capsys,
     assert "rename the encoder" in refusal(made, capsys, monkeypatch)
 
 
-def test_widths_given_by_hand_are_refused(matching, capsys, monkeypatch):
-    matching["model"]["fusion"]["init_args"]["widths"] = {"audio": 32, "image": 32}
-    assert "leave out `widths`" in refusal(matching, capsys, monkeypatch)
+def test_a_task_of_another_width_is_refused(matching, capsys, monkeypatch):
+    matching["model"]["task"]["init_args"]["dim"] = 8
+    message = refusal(matching, capsys, monkeypatch)
+    assert "takes fused tokens 8 wide, the fusion gives 16" in message
