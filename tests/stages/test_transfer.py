@@ -348,3 +348,14 @@ def test_a_task_of_another_width_is_refused(matching, capsys, monkeypatch):
     matching["model"]["task"]["init_args"]["dim"] = 8
     message = refusal(matching, capsys, monkeypatch)
     assert "takes fused tokens 8 wide, the fusion gives 16" in message
+
+
+@pytest.mark.parametrize("task", [CLASSIFICATION, TAGGING, REGRESSION], ids=["classes", "tags", "numbers"])
+def test_a_run_is_planned_without_being_run(task, config, capsys):
+    fusion = choose(f"{FUSION}.early.EarlyFusion", dim=16, num_layers=1, num_heads=2)
+    made = config(task, fusion, "image", "text")
+    made["trainer"]["devices"] = 1
+    command(made, do="plan")
+    shown = capsys.readouterr().out
+    assert "fusion" in shown and "task" in shown
+    assert not Path(made["run_dir"]).exists()
