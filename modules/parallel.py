@@ -20,7 +20,9 @@ def layers(module: nn.Module) -> list[nn.Module]:
     """Return the repeated blocks of a model, such as the layers of a transformer: what its lists hold, inner first."""
     lists = [child for child in module.modules() if isinstance(child, (nn.ModuleList, nn.Sequential))]
     blocks = [block for each in lists for block in each]
-    return [block for block in reversed(blocks) if not isinstance(block, CONTAINERS) and any(block.children())]
+    return [
+        block for block in reversed(blocks) if not isinstance(block, CONTAINERS) and any(block.children())
+    ]
 
 
 def checkpoint_activations(module: nn.Module) -> None:
@@ -86,7 +88,9 @@ def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
     for child in list(module.modules()):
         if not isinstance(child, PreTrainedModel) or child is not child.base_model:
             continue
-        plan = {name: style for name, style in (child.config.base_model_tp_plan or {}).items() if style in STYLES}
+        plan = {
+            name: style for name, style in (child.config.base_model_tp_plan or {}).items() if style in STYLES
+        }
         if not plan:
             continue
         heads = child.config.num_key_value_heads

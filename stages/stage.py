@@ -178,7 +178,9 @@ class Stage(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Bring accumulated gradients to those of the mean over all terms, before they are clipped."""
         if self.trainer.accumulate_grad_batches > 1:
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            gradients = [
+                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
             self._window.close(gradients, self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -266,7 +268,9 @@ class Stage(LightningModule):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 decay = self.optim.weight_decay if parameter.ndim > 1 else 0.0
-                spread = str(parallel.mesh_of(parameter))  # one step cannot take whole and spread tensors together
+                spread = str(
+                    parallel.mesh_of(parameter)
+                )  # one step cannot take whole and spread tensors together
                 groups.setdefault((factors[name], decay, spread), []).append(parameter)
         if not groups:
             raise ValueError("lr_factors freezes every parameter: there is nothing to train")

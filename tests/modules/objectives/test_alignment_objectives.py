@@ -62,7 +62,8 @@ def test_matching_asks_of_true_pairs_and_of_two_false_ones_each(aligned):
 def test_hard_negatives_follow_the_softmax_of_the_similarities():
     logits = torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 0.0], [2.0, -80.0, 9.0]])
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([hard_negatives(logits, torch.rand(3, 3, generator=generator, dtype=torch.float64)) for _ in range(4000)])
+    luck = torch.rand(4000, 3, 3, generator=generator, dtype=torch.float64)
+    drawn = torch.stack([hard_negatives(logits, uniform) for uniform in luck])
     assert (drawn != torch.arange(3)).all()
     assert (drawn[:, 0] == 1).double().mean() == pytest.approx(torch.e / (1 + torch.e), abs=0.03)
     assert (drawn[:, 1] == 0).double().mean() == pytest.approx(0.5, abs=0.03)

@@ -1,4 +1,4 @@
-"""The gradient of a step is the same however it is made: on one rank or more, sharded or split, at once or in pieces."""
+"""The gradient of a step is the same however it is made: on any number of ranks, sharded, split, or in pieces."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def folder(make_scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 {
                     "conversations": [
                         {"from": "human", "value": "<image>\nwhat is it"},
-                        {"from": "gpt", "value": "red blue seven two left".split()[number % 5] + " and so on" * (number % 5)},
+                        {"from": "gpt", "value": "red" + " and so on" * (number % 5)},
                     ]
                 }
             ).encode(),
@@ -68,14 +68,24 @@ def run(folder: Path, strategy: str, ranks: int, cases: list[str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(ranks),
+        "OMP_NUM_THREADS": "1",
+    }
     shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     shared |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(Path(__file__).with_name("gradients.py")), str(folder), strategy]
     processes = [
         subprocess.Popen(
             [*command, str(ranks), ",".join(cases)],
-            env={**os.environ, **(shared if strategy != "one" else {}), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={
+                **os.environ,
+                **(shared if strategy != "one" else {}),
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
