@@ -17,8 +17,12 @@ class Matching(AlignmentObjective):
 
     Of n true pairs on this rank come 3 n questions: each pair, each first with a false second, each second with a
     false first. A false partner is drawn with the probability that a softmax over the contrastive similarities gives
-    it. Differs in that the draw is by Gumbel's trick, exact where a softmax would underflow, and depends on the seed
-    and the step alone. A sample that is alone with its modalities has no false partner and asks nothing.
+    it. Differs in that the draw is by Gumbel's trick, exact where a softmax would underflow, and depends on the seed,
+    the step and the rank alone. A sample that is alone with its modalities has no false partner and asks nothing.
+
+    False partners are a rank's own, as in ALBEF: the fusion looks at all tokens of a pair, and sending those of every
+    rank to every other would cost more than harder negatives are worth. The loss is the mean over the questions of all
+    ranks; another number of ranks asks others.
 
     Args:
         fusion: built for all the modalities of the model; it is asked about two at a time.
