@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.connector import Connector
 from modules.parts import Part
 from modules.tokens import Tokens
 
@@ -43,7 +44,7 @@ class Projection(Part):
         return self.linear(pooled)
 
 
-class Projector(Part):
+class Projector(Connector):
     """Tokens of an encoder to tokens of a language model: groups of neighbours, then a two-layer perceptron.
 
     LLaVA-1.5's projector (arXiv:2310.03744, section 3.2) with neighbours joined first, so that a second of
@@ -54,6 +55,8 @@ class Projector(Part):
         out_dim: width of the language model's embeddings.
         group: neighbouring tokens that become one.
     """
+
+    group: int
 
     def __init__(self, in_dim: int, out_dim: int, group: int = 1) -> None:
         super().__init__()
