@@ -1,0 +1,275 @@
+"""Adapters: few new weights inside a part (LoRA and its kin, by peft) that train while all others stay as they are."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from modules import part_building, parts, stored_part
+from modules.adapter_config import peft_config
+from modules.card import PartError, check_shapes, digest, tensors_of
+from modules.part import Origin, Part, class_path
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was put into a part.
+
+    Args:
+        config: of peft, as it was given.
+        merge: whether the next stage gets plain weights.
+        base: where the part is from.
+        before: sha256 of the part's tensors as they were, where the adapter is handed over alone.
+    """
+
+    config: Mapping[str, Any]
+    merge: bool
+    base: Origin | None
+    before: Mapping[str, str] = field(default_factory=dict)
+
+    def card(self) -> dict[str, Any]:
+        return self._about("training") | {"merge": self.merge}
+
+    def hand_over(self, part: Part) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the plain class's tensors, merged, or the adapter's and what else training has changed."""
+        if self.merge:
+            return merged_tensors(part), {"adapter": self._about("merged")}
+        layers = _layers(part)
+        changed = {}
+        for name, tensor in tensors_of(part).items():
+            plain = _plain_name(name, layers)
+            if plain is None or digest(tensor) != self.before[plain]:
+                changed[name] = tensor
+        return changed, {"adapter": self._about("unmerged")}
+
+    def _about(self, state: str) -> dict[str, Any]:
+        base = {"path": self.base.path, "fingerprint": self.base.fingerprint} if self.base else None
+        return {"state": state, "config": dict(self.config), "base": base}
+
+
+# ---- what a config names
+
+
+def adapt(part: Part, config: dict[str, Any], merge: bool = True) -> Part:
+    """Put an adapter into a part and freeze the rest of it; `lr_factors` of the stage may free more by name.
+
+    Args:
+        part: any encoder or language model; it is changed in place.
+        config: of peft: `peft_type`, such as LORA, `target_modules`, by name, by pattern or `all-linear`, and what
+            else the method takes, such as `r`, `lora_alpha`, `use_dora`.
+        merge: hand over plain weights; else the adapter alone, with the fingerprint of the part it belongs to.
+
+    Raises:
+        ValueError: when peft has no such method or setting, or a target matches nothing or cannot be changed.
+        PartError: when the part has an adapter already, or is to be the base of an un-merged one and lies nowhere.
+    """
+    _check_part(part, merge)
+    before = {name: digest(tensor) for name, tensor in tensors_of(part).items()} if not merge else {}
+    _insert(part, config)
+    part.adapter = Adapter(dict(config), merge, part.origin, before)
+    return part
+
+
+def load(path: str, base: str | None = None, allow: list[str] | None = None) -> Part:
+    """Load a part with its adapter as it is, so that its training goes on.
+
+    Args:
+        path: a part that was handed over un-merged, or `CHECKPOINT#part` of a run that trains an adapter.
+        base: the part that it was trained on, where that has moved since.
+        allow: as for `modules.parts.load`.
+
+    Raises:
+        PartError: when there is no such adapter, or the base is another.
+    """
+    stored = stored_part.read(path)
+    about = stored.card.get("adapter")
+    if not about or about.get("state") not in ("unmerged", "training"):
+        raise PartError(
+            f"{path} holds whole weights and no adapter beside them: take it by modules.parts.load"
+        )
+    if not {"config", "base"} <= about.keys():
+        raise PartError(f"{path}: its card says no config or base of the adapter; write the part again")
+    if about.get("merge"):
+        part = part_building.build(stored, allow)
+        part.origin = Origin(**about["base"]) if about["base"] else None
+    else:
+        part = _base_of(path, about["base"], base, stored.card["class_path"], allow)
+    adapt(part, about["config"], merge=bool(about.get("merge")))
+    needed = tensors_of(part)
+    layers = _layers(part)
+    if about["state"] == "unmerged":  # what it does not hold is the base's
+        needed = {n: t for n, t in needed.items() if n in stored.tensors or _plain_name(n, layers) is None}
+    check_shapes(needed, stored.tensors, path, f"{type(part).__name__} with the adapter of its card")
+    part.load_state_dict(stored.tensors, strict=False)
+    part.origin = part_building.origin_of(stored)
+    return part
+
+
+def merge(path: str, base: str | None = None, allow: list[str] | None = None) -> Part:
+    """Load a part that was handed over un-merged as a plain one, with the adapter merged into the weights.
+
+    Args:
+        path: as for `load`.
+        base: as for `load`.
+        allow: as for `modules.parts.load`.
+
+    Raises:
+        PartError: as `load` does.
+    """
+    return merged(load(path, base, allow))
+
+
+# ---- merging
+
+
+def merged(part: Part) -> Part:
+    """Return the plain part that a part with an adapter amounts to; the given one is left as it is."""
+    tensors = merged_tensors(part)
+    card = parts.describe(part) | {"tensors": {}}
+    plain = part_building.build(
+        stored_part.StoredPart("the merged part", card, {}, part.assets()), _packages(part)
+    )
+    part_building.fill(plain, tensors, "the merged part")
+    plain.origin = part.origin
+    return plain
+
+
+def merged_tensors(part: Part) -> dict[str, Tensor]:
+    """Return the weights of the plain class; a copy of one layer at a time is merged, the part is left as it is."""
+    layers = _layers(part)
+    tensors = {}
+    for name, tensor in tensors_of(part).items():
+        plain = _plain_name(name, layers)
+        if plain is not None:
+            tensors[plain] = tensor
+    for name, layer in _outermost(part):
+        for key, tensor in _merged_layer(layer).state_dict().items():
+            tensors[f"{name}.{key}"] = tensor.detach()
+    return tensors
+
+
+def _merged_layer(layer: Any) -> nn.Module:
+    from peft.tuners.lora.layer import MultiheadAttention
+
+    layer = copy.deepcopy(layer)
+    if isinstance(layer, MultiheadAttention):  # its projections are wrapped one by one
+        return layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+    layer.merge(safe_merge=False)
+    return layer.get_base_layer()
+
+
+def _outermost(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    inside: tuple[str, ...] = ()
+    for name, layer in _layers(part).items():
+        if not name.startswith(inside):
+            inside = (*inside, name + ".")
+            yield name, layer
+
+
+def _layers(part: nn.Module) -> dict[str, Any]:
+    """Return the layers that an adapter has changed, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: module for name, module in part.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def _plain_name(name: str, layers: Mapping[str, Any]) -> str | None:
+    """Return the name of a tensor before the adapter came, None of the adapter's own."""
+    path: list[str] = []
+    plain: list[str] = []
+    for word in name.split("."):
+        is_layer = ".".join(path) in layers
+        path.append(word)
+        if is_layer and word != "base_layer":
+            return None
+        if not is_layer:
+            plain.append(word)
+    return ".".join(plain)
+
+
+# ---- putting one in
+
+
+def _insert(part: Part, config: Mapping[str, Any]) -> None:
+    from peft import inject_adapter_in_model
+
+    settings, training = peft_config(config, part), part.training
+    try:
+        inject_adapter_in_model(settings, part)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"peft cannot put {config['peft_type']} on {config.get('target_modules')} of {type(part).__name__} "
+            f"({error}): choose other target_modules"
+        ) from error
+    _check_tied(part)
+    part.train(training)
+
+
+def _check_part(part: Part, merge: bool) -> None:
+    kinds = [type(layer).__name__ for layer in _layers(part).values()]
+    if part.adapter or kinds:
+        raise PartError(
+            f"this {type(part).__name__} has an adapter already ({len(kinds)} layers of peft): an adapter over an "
+            "adapter is not supported; merge the first one (modules.adapters.merge), or go on with its training "
+            "(modules.adapters.load) without modules.adapters.adapt around it"
+        )
+    if not any(True for _ in part.parameters()):
+        raise PartError(f"this {type(part).__name__} has no weights that an adapter could change")
+    if not merge and part.origin is None:
+        raise PartError(
+            f"merge is false, but this {type(part).__name__} was not loaded from a part that the adapter could refer "
+            "to: take it by modules.parts.load, or hand over merged weights (merge: true)"
+        )
+
+
+def _check_tied(part: Part) -> None:
+    """Refuse to change a weight that two layers share: merged into one, it would change the other.
+
+    Raises:
+        ValueError: names both.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in part.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    layers = _layers(part)
+    for shared in names.values():
+        if len(shared) > 1 and any(
+            name.startswith(tuple(f"{layer}." for layer in layers)) for name in shared
+        ):
+            plain = [_plain_name(name, layers) or name for name in shared]
+            raise ValueError(
+                f"adapter config: a target names a weight that is shared ({' = '.join(plain)}): an adapter on one "
+                "cannot be merged without changing the other; leave it out of target_modules"
+            )
+
+
+def _base_of(
+    path: str, about: Mapping[str, Any] | None, base: str | None, kind: str, allow: list[str] | None
+) -> Part:
+    if not isinstance(about, dict) or not {"path", "fingerprint"} <= about.keys():
+        raise PartError(f"{path}: its card says no base of the adapter; write the part again")
+    where = base or about["path"]
+    try:
+        part = parts.load(where, allow)
+    except PartError as error:
+        raise PartError(
+            f"{path} is an adapter on {about['path']}, which cannot be loaded ({error}); "
+            "where it has moved, say `base`"
+        ) from error
+    found = part.origin.fingerprint if part.origin else ""
+    if found != about["fingerprint"] or class_path(part) != kind:
+        raise PartError(
+            f"{path} was trained on {about['path']} ({kind}, {about['fingerprint'][:12]}…), and {where} is "
+            f"another part ({class_path(part)}, {found[:12]}…): name the very base it was trained on as `base`"
+        )
+    return part
+
+
+def _packages(part: Part) -> list[str]:
+    """Return the packages of the classes of a part that is built already, so that it may be built again."""
+    found = {
+        type(module).__module__.partition(".")[0] for module in part.modules() if isinstance(module, Part)
+    }
+    return sorted(found)
