@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from modules import part_building, parts, stored_part
 from modules.adapter_config import peft_config
 from modules.card import PartError, check_shapes, digest, tensors_of
+from modules.encoders.encoder import Encoder
 from modules.part import Origin, Part, class_path
 
 
@@ -215,8 +216,10 @@ def _check_part(part: Part, merge: bool) -> None:
             "adapter is not supported; merge the first one (modules.adapters.merge), or go on with its training "
             "(modules.adapters.load) without modules.adapters.adapt around it"
         )
-    if not any(True for _ in part.parameters()):
-        raise PartError(f"this {type(part).__name__} has no weights that an adapter could change")
+    if isinstance(part, Encoder) and part.handed_over() is not part:
+        raise PartError(
+            f"a {type(part).__name__} only stands in for an encoder that does not run: put the adapter on that encoder"
+        )
     if not merge and part.origin is None:
         raise PartError(
             f"merge is false, but this {type(part).__name__} was not loaded from a part that the adapter could refer "

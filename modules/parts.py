@@ -205,22 +205,24 @@ def load_all(
                 f"{nearby(folder / group)}"
             )
         found[group] = {path.name.removeprefix(group + "."): load(str(path), allow) for path in paths}
-    check_siblings({f"{group}.{name}": part for group, of in found.items() for name, part in of.items()})
+    together = {f"{group}.{name}": part for group, of in found.items() for name, part in of.items()}
+    check_siblings(together, together)
     return found
 
 
-def check_siblings(modules: Mapping[str, Part]) -> None:
-    """Refuse parts that were not trained together where each says what it was trained with.
+def check_siblings(modules: Mapping[str, Part], among: Mapping[str, Part]) -> None:
+    """Refuse parts that say of another that they were handed over with a different one.
 
     Args:
-        modules: by the names under which a stage hands them over, such as `encoders.image`.
+        modules: what was trained with others, by the names under which a stage hands them over.
+        among: those others, such as `encoders.image`.
 
     Raises:
         PartError: names the two.
     """
     for name, part in modules.items():
         for other, mark in (part.origin.siblings if part.origin else {}).items():
-            origin = modules[other].origin if other in modules else None
+            origin = among[other].origin if other in among else None
             if part.origin and origin and mark not in (origin.fingerprint, origin.merged_from):
                 raise PartError(
                     f"{part.origin.path} ('{name}') was handed over with another '{other}' ({mark[:12]}…) than "

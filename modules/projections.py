@@ -1,6 +1,6 @@
 """Projections: one pooled vector a row, brought to the width that all modalities share."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -76,3 +76,26 @@ class Projector(Part):
         groups = (count + padding) // self.group
         features = features.reshape(rows, groups, self.in_dim * self.group)
         return Tokens(self.perceptron(features), mask.reshape(rows, groups, self.group).any(2))
+
+
+Kind = TypeVar("Kind", Projection, Projector)
+
+
+def as_fitting(part: Part, kind: type[Kind], modality: str, *, in_dim: int, out_dim: int) -> Kind:
+    """Return the part itself when it is of a kind, and goes from an encoder's width to that of what follows.
+
+    Raises:
+        ValueError: when it is another kind of part, or was made for other widths.
+    """
+    name = kind.__name__.lower()
+    if not isinstance(part, kind):
+        raise ValueError(
+            f"the {name} of {modality} was given a {type(part).__name__}, expected a {kind.__name__}: "
+            f"name the folder of a part that is called {name}s.{modality}"
+        )
+    if (part.in_dim, part.out_dim) != (in_dim, out_dim):
+        raise ValueError(
+            f"the {name} of {modality} goes from {part.in_dim} to {part.out_dim}, expected from {in_dim} (its encoder) "
+            f"to {out_dim}: take encoder and {name} from one run, or leave the {name} out to start a new one"
+        )
+    return part
