@@ -114,8 +114,8 @@ def _check_called(target: str, name: str, part: nn.Module) -> None:
 
 
 def _with_weights(part: nn.Module) -> list[str]:
-    """Return the last words of the names of modules that hold weights themselves."""
-    owners = {name.rpartition(".")[0] for name, _ in part.named_parameters()}
+    """Return the last words of the names of modules that hold a matrix themselves."""
+    owners = {name.rpartition(".")[0] for name, value in part.named_parameters() if value.ndim > 1}
     return sorted({owner.rpartition(".")[2] for owner in owners if owner})
 
 
