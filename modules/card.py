@@ -153,6 +153,10 @@ def check_tensors(card: Mapping[str, Any], tensors: Mapping[str, Tensor], path: 
     same_names(expected, tensors, f"the card of {path}", "the weights")
     for name, about in expected.items():
         tensor = tensors[name]
+        if not isinstance(tensor, Tensor):
+            raise PartError(
+                f"{path}: '{name}' is a {type(tensor).__name__}, expected a tensor: take an earlier checkpoint"
+            )
         if list(tensor.shape) != about["shape"] or _dtype(tensor) != about["dtype"]:
             raise PartError(
                 f"{path}: tensor '{name}' is {_dtype(tensor)} {list(tensor.shape)}, "

@@ -55,6 +55,7 @@ def _construct(card: Mapping[str, Any], folder: Path, path: str, allowed: tuple[
     if missing:
         raise PartError(f"{path}: a part within it lacks {', '.join(sorted(missing))}; write the part again")
     cls = _class_of(card["class_path"], path, allowed)
+    _check_alone(cls, card["init_args"], path)
     try:
         return cls(**_resolve(dict(card["init_args"]), folder, path, allowed))
     except PartError:
@@ -63,6 +64,19 @@ def _construct(card: Mapping[str, Any], folder: Path, path: str, allowed: tuple[
         raise PartError(
             f"{path}: {card['class_path']} cannot be built from its card ({error}); write the part again"
         ) from error
+
+
+def _check_alone(cls: type[Part], arguments: Mapping[str, Any], path: str) -> None:
+    """Refuse a card that would fetch a model or read another part: a part rebuilds itself from its folder alone."""
+    from modules.encoders.encoder import Encoder
+
+    if arguments.get("name_or_path") and arguments.get("pretrained", True):
+        raise PartError(
+            f"{path}: its card fetches the model '{arguments['name_or_path']}', expected a config: a part rebuilds "
+            "itself from its folder alone; write the part again"
+        )
+    if issubclass(cls, Encoder) and cls.handed_over is not Encoder.handed_over:
+        raise PartError(f"{path}: a {cls.__name__} stands in for another part: name that one instead")
 
 
 def _class_of(class_path: str, path: str, allowed: tuple[str, ...]) -> type[Part]:

@@ -283,3 +283,14 @@ def test_an_encoder_that_only_hands_on_cached_features_takes_no_adapter(image_en
     cached = CachedEncoder(str(parts.save(image_encoder, tmp_path / "encoders.image")))
     with pytest.raises(parts.PartError, match="stands in for an encoder that does not run"):
         adapters.adapt(cached, LORA)
+
+
+def test_an_adapter_of_peft_is_no_pretrained_model(image_encoder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from modules.encoders.huggingface import ImageEncoder
+
+    image_encoder.trunk.save_pretrained(tmp_path)
+    get_peft_model(image_encoder.trunk, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds an adapter of peft .*expected a whole model: merge it"):
+        ImageEncoder(str(tmp_path), mean=(0.5,) * 3, std=(0.5,) * 3)
