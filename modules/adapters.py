@@ -11,7 +11,9 @@ from modules import part_building, parts, stored_part
 from modules.adapter_config import peft_config
 from modules.card import PartError, check_shapes, digest, tensors_of
 from modules.encoders.encoder import Encoder
-from modules.part import Origin, Part, class_path
+from modules.origin import mark_loaded, weightless
+from modules.part import Part, Provenance, class_path
+from modules.stored_part import StoredPart
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Adapter:
 
     config: Mapping[str, Any]
     merge: bool
-    base: Origin | None
+    base: Provenance | None
     before: Mapping[str, str] = field(default_factory=dict)
 
     def card(self) -> dict[str, Any]:
@@ -67,9 +69,11 @@ def adapt(part: Part, config: dict[str, Any], merge: bool = True) -> Part:
         PartError: when the part has an adapter already, or is to be the base of an un-merged one and lies nowhere.
     """
     _check_part(part, merge)
-    before = {name: digest(tensor) for name, tensor in tensors_of(part).items()} if not merge else {}
+    is_alone = not merge and not weightless()
+    before = {name: digest(tensor) for name, tensor in tensors_of(part).items()} if is_alone else {}
     _insert(part, config)
-    part.adapter = Adapter(dict(config), merge, part.origin, before)
+    _mark(part, None)  # the adapter's weights are new, whatever the part's are
+    part.adapter = Adapter(dict(config), merge, part.provenance, before)
     return part
 
 
@@ -94,17 +98,15 @@ def load(path: str, base: str | None = None, allow: list[str] | None = None) -> 
         raise PartError(f"{path}: its card says no config or base of the adapter; write the part again")
     if about.get("merge"):
         part = part_building.build(stored, allow)
-        part.origin = Origin(**about["base"]) if about["base"] else None
+        part.provenance = Provenance(**about["base"]) if about["base"] else None
     else:
         part = _base_of(path, about["base"], base, stored.card["class_path"], allow)
     adapt(part, about["config"], merge=bool(about.get("merge")))
-    needed = tensors_of(part)
-    layers = _layers(part)
-    if about["state"] == "unmerged":  # what it does not hold is the base's
-        needed = {n: t for n, t in needed.items() if n in stored.tensors or _plain_name(n, layers) is None}
-    check_shapes(needed, stored.tensors, path, f"{type(part).__name__} with the adapter of its card")
-    part.load_state_dict(stored.tensors, strict=False)
-    part.origin = part_building.origin_of(stored)
+    if not weightless():
+        _fill(part, stored, is_whole=about["state"] == "training")
+    mark_loaded(part, path)
+    _mark(part, path)
+    part.provenance = part_building.provenance_of(stored)
     return part
 
 
@@ -119,7 +121,25 @@ def merge(path: str, base: str | None = None, allow: list[str] | None = None) ->
     Raises:
         PartError: as `load` does.
     """
-    return merged(load(path, base, allow))
+    part = merged(load(path, base, allow))
+    mark_loaded(part, path)
+    return part
+
+
+def _fill(part: Part, stored: StoredPart, *, is_whole: bool) -> None:
+    needed, layers = tensors_of(part), _layers(part)
+    if not is_whole:  # what it does not hold is the base's
+        needed = {n: t for n, t in needed.items() if n in stored.tensors or _plain_name(n, layers) is None}
+    check_shapes(needed, stored.tensors, stored.path, f"{type(part).__name__} with the adapter of its card")
+    part.load_state_dict(stored.tensors, strict=False)
+
+
+def _mark(part: Part, source: str | None) -> None:
+    """Note where the adapter's own weights are from."""
+    for layer in _layers(part).values():
+        for name, child in layer.named_children():
+            if name != "base_layer":
+                mark_loaded(child, source)
 
 
 # ---- merging
@@ -129,11 +149,9 @@ def merged(part: Part) -> Part:
     """Return the plain part that a part with an adapter amounts to; the given one is left as it is."""
     tensors = merged_tensors(part)
     card = parts.describe(part) | {"tensors": {}}
-    plain = part_building.build(
-        stored_part.StoredPart("the merged part", card, {}, part.assets()), _packages(part)
-    )
+    plain = part_building.build(StoredPart("the merged part", card, {}, part.assets()), _packages(part))
     part_building.fill(plain, tensors, "the merged part")
-    plain.origin = part.origin
+    plain.provenance = part.provenance
     return plain
 
 
@@ -220,7 +238,7 @@ def _check_part(part: Part, merge: bool) -> None:
         raise PartError(
             f"a {type(part).__name__} only stands in for an encoder that does not run: put the adapter on that encoder"
         )
-    if not merge and part.origin is None:
+    if not merge and part.provenance is None:
         raise PartError(
             f"merge is false, but this {type(part).__name__} was not loaded from a part that the adapter could refer "
             "to: take it by modules.parts.load, or hand over merged weights (merge: true)"
@@ -261,7 +279,7 @@ def _base_of(
             f"{path} is an adapter on {about['path']}, which cannot be loaded ({error}); "
             "where it has moved, say `base`"
         ) from error
-    found = part.origin.fingerprint if part.origin else ""
+    found = part.provenance.fingerprint if part.provenance else ""
     if found != about["fingerprint"] or class_path(part) != kind:
         raise PartError(
             f"{path} was trained on {about['path']} ({kind}, {about['fingerprint'][:12]}…), and {where} is "

@@ -11,7 +11,7 @@ WITHIN: Final = "part"
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where a part was loaded from."""
 
     path: str
@@ -39,7 +39,7 @@ class Part(nn.Module, ABC):
     is a file of the part's own folder, whose content `assets` returns, and `within(part)` is a part in this one.
     """
 
-    origin: Origin | None = None
+    provenance: Provenance | None = None
     adapter: Adapter | None = None
 
     @abstractmethod

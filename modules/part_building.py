@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from modules.card import PartError, check_shapes, digest, fingerprint, tensors_of
-from modules.part import WITHIN, Origin, Part
+from modules.origin import weightless
+from modules.part import WITHIN, Part, Provenance
 from modules.stored_part import StoredPart
 
 
@@ -23,18 +24,18 @@ def build(stored: StoredPart, allow: list[str] | None = None) -> Part:
         for asset, text in stored.assets.items():
             Path(folder, Path(asset).name).write_text(text, encoding="utf-8")
         module = _construct(stored.card, Path(folder), stored.path, ("modules", *(allow or [])))
-    module.origin = origin_of(stored)
+    module.provenance = provenance_of(stored)
     return module
 
 
-def origin_of(stored: StoredPart) -> Origin:
+def provenance_of(stored: StoredPart) -> Provenance:
     """Return where a stored part is from; the cards of checkpoints have no sha256, so that it is made here."""
-    entries = {
-        name: {**about, "sha256": about.get("sha256") or digest(stored.tensors[name])}
-        for name, about in stored.card["tensors"].items()
-    }
+    entries = {name: dict(about) for name, about in stored.card["tensors"].items()}
+    if not weightless():
+        for name, about in entries.items():
+            about["sha256"] = about.get("sha256") or digest(stored.tensors[name])
     mark = fingerprint({**stored.card, "tensors": entries})
-    return Origin(stored.path, mark, stored.card.get("siblings", {}), stored.card.get("merged_from"))
+    return Provenance(stored.path, mark, stored.card.get("siblings", {}), stored.card.get("merged_from"))
 
 
 def fill(module: Part, tensors: Mapping[str, Tensor], path: str) -> None:
@@ -43,6 +44,8 @@ def fill(module: Part, tensors: Mapping[str, Tensor], path: str) -> None:
     Raises:
         PartError: when names or shapes differ.
     """
+    if weightless():
+        return
     own = tensors_of(module)
     check_shapes(own, tensors, path, f"{type(module).__name__} as built from its card")
     module.load_state_dict(

@@ -30,6 +30,7 @@ from modules.card import (
     shape_and_dtype,
     tensors_of,
 )
+from modules.origin import mark_loaded
 from modules.part import Part, class_path, within
 from modules.part_building import build, fill
 from modules.stored_part import StoredPart
@@ -104,8 +105,10 @@ def _sealed(module: Part) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the card with the sha256 of every tensor, and the tensors."""
     tensors, about = _handed_over(module)
     card = {**_described(module, tensors), **about}
-    if module.origin:
-        card.setdefault("parent", {"path": module.origin.path, "fingerprint": module.origin.fingerprint})
+    if module.provenance:
+        card.setdefault(
+            "parent", {"path": module.provenance.path, "fingerprint": module.provenance.fingerprint}
+        )
     for name, tensor in tensors.items():
         check_finite(name, tensor, "the training diverged; hand over an earlier checkpoint")
         card["tensors"][name]["sha256"] = digest(tensor)
@@ -171,6 +174,7 @@ def load(path: str, allow: list[str] | None = None) -> Part:
         )
     module = build(stored, allow)
     fill(module, stored.tensors, path)
+    mark_loaded(module, path)
     return module
 
 
@@ -183,7 +187,7 @@ def untrained(path: str, allow: list[str] | None = None) -> Part:
     part = load(path, allow)
     stored = StoredPart(path, _described(part, {}), {}, part.assets())
     fresh = build(stored, allow)
-    fresh.origin = None
+    fresh.provenance = None
     return fresh
 
 
@@ -221,12 +225,16 @@ def check_siblings(modules: Mapping[str, Part], among: Mapping[str, Part]) -> No
         PartError: names the two.
     """
     for name, part in modules.items():
-        for other, mark in (part.origin.siblings if part.origin else {}).items():
-            origin = among[other].origin if other in among else None
-            if part.origin and origin and mark not in (origin.fingerprint, origin.merged_from):
+        for other, mark in (part.provenance.siblings if part.provenance else {}).items():
+            provenance = among[other].provenance if other in among else None
+            if (
+                part.provenance
+                and provenance
+                and mark not in (provenance.fingerprint, provenance.merged_from)
+            ):
                 raise PartError(
-                    f"{part.origin.path} ('{name}') was handed over with another '{other}' ({mark[:12]}…) than "
-                    f"{origin.path} ({origin.fingerprint[:12]}…): parts of two parents; take both from one run"
+                    f"{part.provenance.path} ('{name}') was handed over with another '{other}' ({mark[:12]}…) than "
+                    f"{provenance.path} ({provenance.fingerprint[:12]}…): parts of two parents; take both from one run"
                 )
 
 
@@ -238,6 +246,6 @@ def fingerprint_of(path: str, allow: list[str] | None = None) -> str:
     """
     if "#" not in path:
         return fingerprint(read_card(path))
-    origin = load(path, allow).origin
-    assert origin is not None
-    return origin.fingerprint
+    provenance = load(path, allow).provenance
+    assert provenance is not None
+    return provenance.fingerprint

@@ -19,6 +19,7 @@ from modules.card import (
     same_names,
     sha256,
 )
+from modules.origin import weightless
 
 SHARDED = ("*-of-*.safetensors", "*.safetensors.index.json", "*.distcp", ".metadata")
 """What directories of sharded weights hold, by pattern."""
@@ -45,6 +46,8 @@ class StoredPart:
 def read(path: str) -> StoredPart:
     """Read a part from a folder, or from a checkpoint as `CHECKPOINT#part`, and check every tensor.
 
+    Where modules are built for their shapes alone, weights are neither read nor checked.
+
     Raises:
         PartError: names what was found, what was expected and what to do.
     """
@@ -53,7 +56,8 @@ def read(path: str) -> StoredPart:
         stored = _of_checkpoint(Path(checkpoint), part, path)
     else:
         stored = _of_folder(Path(path), path)
-    check_tensors(stored.card, stored.tensors, path)
+    if not weightless():
+        check_tensors(stored.card, stored.tensors, path)
     return stored
 
 
@@ -68,7 +72,8 @@ def _of_folder(folder: Path, path: str) -> StoredPart:
         with safe_open(file, framework="pt") as weights:
             # Names first: what the card does not know is not read into memory.
             same_names(card["tensors"], weights.keys(), f"the card of {path}", "the weights")
-            tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+            names = [] if weightless() else weights.keys()
+            tensors = {name: weights.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise PartError(
             f"{file} is damaged, or no safetensors file ({error}); write the part again from its checkpoint"

@@ -21,8 +21,8 @@ def merge(part: str, out: str, base: str | None = None) -> None:
     if Path(out).exists():
         raise ValueError(f"{out} exists: choose another folder, or remove it first")
     plain = adapters.merge(part, base)
-    assert plain.origin is not None
-    parts.save(plain, out, merged_from=plain.origin.fingerprint)
+    assert plain.provenance is not None
+    parts.save(plain, out, merged_from=plain.provenance.fingerprint)
     print(f"{out}: {type(plain).__name__}, plain")
 
 

@@ -292,5 +292,5 @@ def test_an_adapter_of_peft_is_no_pretrained_model(image_encoder, tmp_path):
 
     image_encoder.trunk.save_pretrained(tmp_path)
     get_peft_model(image_encoder.trunk, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds an adapter of peft .*expected a whole model: merge it"):
+    with pytest.raises(ValueError, match=r"holds an adapter of peft .*expected a whole model: merge it"):
         ImageEncoder(str(tmp_path), mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -1,15 +1,17 @@
 """Adapters through the command line: what a stage trains, hands over, resumes from and refuses."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
-from commands import fit, part, refusal, stop_in_step, weights
+from commands import fit, part, refusal, stop_in_step, weights, written
 from safetensors.torch import load_file
 
 from datamodules.shards.writer import write_shards
 from modules import adapters, parts
+from stages.cli import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["Wqkv"]}
@@ -193,3 +195,20 @@ def test_a_second_instruction_goes_on_with_the_projectors_of_the_first(
     model["projectors"] = {name: part(first / f"projectors.{name}") for name in ("audio", "image")}
     fit({**instruct_config, "run_dir": str(tmp_path / "second")}, stage=INSTRUCT)
     assert not changed(tmp_path / "second", "projectors.image", first / "projectors.image")
+
+
+def test_a_plan_and_the_run_count_the_adapters_weights_alone_and_list_them_as_new(
+    config, aligned_parts, monkeypatch, caplog
+):
+    plans = []
+    monkeypatch.setattr("stages.planning.report", lambda plan, *_: plans.append(plan))
+    config["model"]["encoders"]["text"] = adapted(aligned_parts / TEXT)
+    run("stages.align.Align", ["plan", "--config", written(config)])
+    size = plans[0].parts[TEXT]
+    assert (size.trained, size.random) == (2 * 32 + 96 * 2, 2 * 32 + 96 * 2)  # A (2, 32) and B (96, 2)
+    assert size.frozen > 1000
+    with caplog.at_level(logging.INFO):
+        fit(config)
+    said = next(line for line in caplog.messages if line.startswith("starts at random"))
+    assert f"{TEXT} ({size.random} parameters)" in said
+    assert "encoders.image" not in said
