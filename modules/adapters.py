@@ -73,7 +73,7 @@ def adapt(part: Part, config: dict[str, Any], merge: bool = True) -> Part:
     before = {name: digest(tensor) for name, tensor in tensors_of(part).items()} if is_alone else {}
     _insert(part, config)
     _mark(part, None)  # the adapter's weights are new, whatever the part's are
-    part.adapter = Adapter(dict(config), merge, part.provenance, before)
+    part.peft_adapter = Adapter(dict(config), merge, part.provenance, before)
     return part
 
 
@@ -228,7 +228,7 @@ def _insert(part: Part, config: Mapping[str, Any]) -> None:
 
 def _check_part(part: Part, merge: bool) -> None:
     kinds = [type(layer).__name__ for layer in _layers(part).values()]
-    if part.adapter or kinds:
+    if part.peft_adapter or kinds:
         raise PartError(
             f"this {type(part).__name__} has an adapter already ({len(kinds)} layers of peft): an adapter over an "
             "adapter is not supported; merge the first one (modules.adapters.merge), or go on with its training "

@@ -40,7 +40,7 @@ class Part(nn.Module, ABC):
     """
 
     provenance: Provenance | None = None
-    adapter: Adapter | None = None
+    peft_adapter: Adapter | None = None
 
     @abstractmethod
     def init_args(self) -> dict[str, Any]:

@@ -47,13 +47,13 @@ def describe(module: Part) -> dict[str, Any]:
     Raises:
         PartError: when an adapter is in a part of this part, which no card can say.
     """
-    about = {"adapter": module.adapter.card()} if module.adapter else {}
+    about = {"adapter": module.peft_adapter.card()} if module.peft_adapter else {}
     return {**_described(module, tensors_of(module)), **about}
 
 
 def _described(module: Part, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     for name, inner in module.named_modules():
-        if inner is not module and isinstance(inner, Part) and inner.adapter:
+        if inner is not module and isinstance(inner, Part) and inner.peft_adapter:
             raise PartError(
                 f"'{name}' in {type(module).__name__} has an adapter: put modules.adapters.adapt around the "
                 f"{type(module).__name__} instead; its targets are found inside"
@@ -116,7 +116,9 @@ def _sealed(module: Part) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _handed_over(module: Part) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors, about = module.adapter.hand_over(module) if module.adapter else (tensors_of(module), {})
+    tensors, about = (
+        module.peft_adapter.hand_over(module) if module.peft_adapter else (tensors_of(module), {})
+    )
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, about
 
 

@@ -166,7 +166,9 @@ class Stage(LightningModule):
 
         A prefix that names the whole part sets the rate of its adapter and frees nothing.
         """
-        adapted = [name for name, part in self.named_modules() if isinstance(part, Part) and part.adapter]
+        adapted = [
+            name for name, part in self.named_modules() if isinstance(part, Part) and part.peft_adapter
+        ]
         for prefix, factor in self.lr_factors.items():
             if factor and any(prefix.startswith(f"{name}.") for name in adapted):
                 for name, parameter in self.named_parameters():

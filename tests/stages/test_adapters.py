@@ -83,6 +83,20 @@ def test_a_checkpoint_of_a_run_with_an_adapter_gives_the_part_that_is_handed_ove
     torch.testing.assert_close(found, parts.load(str(run_dir / "parts" / TEXT)).state_dict(), rtol=0, atol=0)
 
 
+def test_a_checkpoint_of_an_unmerged_adapter_is_refused_as_a_whole_part_and_merged_on_demand(
+    config, aligned_parts
+):
+    config["model"]["encoders"]["text"] = adapted(aligned_parts / TEXT, merge=False)
+    fit(config, "--save_every_steps", "2")
+    run_dir = Path(config["run_dir"])
+    path = f"{run_dir}/checkpoints/step-00000002.ckpt#{TEXT}"
+    with pytest.raises(parts.PartError, match="is an adapter that is not merged into its base"):
+        parts.load(path)
+    found = adapters.merge(path).state_dict()
+    expected = adapters.merge(str(run_dir / "parts" / TEXT)).state_dict()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_a_run_with_an_adapter_that_is_stopped_and_gone_on_with_ends_with_the_same_bytes(
     config, aligned_parts, tmp_path, monkeypatch
 ):
