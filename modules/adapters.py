@@ -94,14 +94,16 @@ def load(path: str, base: str | None = None, allow: list[str] | None = None) -> 
         raise PartError(
             f"{path} holds whole weights and no adapter beside them: take it by modules.parts.load"
         )
-    if not {"config", "base"} <= about.keys():
-        raise PartError(f"{path}: its card says no config or base of the adapter; write the part again")
+    _check_about(about, path)
     if about.get("merge"):
         part = part_building.build(stored, allow)
         part.provenance = Provenance(**about["base"]) if about["base"] else None
     else:
         part = _base_of(path, about["base"], base, stored.card["class_path"], allow)
-    adapt(part, about["config"], merge=bool(about.get("merge")))
+    try:
+        adapt(part, about["config"], merge=bool(about.get("merge")))
+    except ValueError as error:
+        raise PartError(f"{path}: the adapter of its card cannot be built ({error})") from error
     if not weightless():
         _fill(part, stored, is_whole=about["state"] == "training")
     mark_loaded(part, path)
@@ -266,11 +268,29 @@ def _check_tied(part: Part) -> None:
             )
 
 
+def _check_about(about: Mapping[str, Any], path: str) -> None:
+    """Refuse what a card says of its adapter when that is too little to build it.
+
+    Raises:
+        PartError: names the entry.
+    """
+    if not isinstance(about.get("config"), dict):
+        raise PartError(f"{path}: its card says no config of the adapter; write the part again")
+    base = about.get("base")
+    is_known = (
+        isinstance(base, dict)
+        and base.keys() == {"path", "fingerprint"}
+        and all(isinstance(value, str) for value in base.values())
+    )
+    if not is_known and (base is not None or not about.get("merge")):
+        raise PartError(
+            f"{path}: its card says no path and fingerprint of the adapter's base; write the part again"
+        )
+
+
 def _base_of(
-    path: str, about: Mapping[str, Any] | None, base: str | None, kind: str, allow: list[str] | None
+    path: str, about: Mapping[str, Any], base: str | None, kind: str, allow: list[str] | None
 ) -> Part:
-    if not isinstance(about, dict) or not {"path", "fingerprint"} <= about.keys():
-        raise PartError(f"{path}: its card says no base of the adapter; write the part again")
     where = base or about["path"]
     try:
         part = parts.load(where, allow)

@@ -18,6 +18,7 @@ MAX_CARD_BYTES: Final = 16 << 20
 MAX_CARD_DEPTH: Final = 64
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KINDS: Final = {"class_path": str, "init_args": dict, "assets": dict, "tensors": dict}
+_OTHER_KINDS: Final = {"adapter": dict, "siblings": dict, "merged_from": str}
 
 
 class PartError(ValueError):
@@ -89,16 +90,16 @@ def checked(card: Any, where: str) -> dict[str, Any]:
         raise PartError(
             f"{where} is a card of version {card['version']}, this project reads version {VERSION}"
         )
-    for key, kind in _KINDS.items():
-        if not isinstance(card[key], kind):
-            raise PartError(f"{where}: '{key}' is a {type(card[key]).__name__}, expected a {kind.__name__}")
+    for key, kind in {**_KINDS, **_OTHER_KINDS}.items():
+        if key in card and not isinstance(card[key], kind):
+            raise PartError(
+                f"{where}: '{key}' is a {type(card[key]).__name__}, expected a {kind.__name__}; write the part again"
+            )
     for name, about in card["tensors"].items():
         if not isinstance(about, dict) or not {"shape", "dtype"} <= about.keys():
             raise PartError(
                 f"{where}: the entry of tensor '{name}' lacks shape or dtype; write the part again"
             )
-    if not isinstance(card.get("adapter", {}), dict):
-        raise PartError(f"{where}: 'adapter' is a {type(card['adapter']).__name__}, expected a mapping")
     return card
 
 

@@ -54,9 +54,10 @@ def fill(module: Part, tensors: Mapping[str, Tensor], path: str) -> None:
 
 
 def _construct(card: Mapping[str, Any], folder: Path, path: str, allowed: tuple[str, ...]) -> Part:
-    missing = {"class_path", "init_args"} - card.keys()
-    if missing:
-        raise PartError(f"{path}: a part within it lacks {', '.join(sorted(missing))}; write the part again")
+    if not isinstance(card.get("class_path"), str) or not isinstance(card.get("init_args"), dict):
+        raise PartError(
+            f"{path}: a part within it lacks its class_path or its init_args; write the part again"
+        )
     cls = _class_of(card["class_path"], path, allowed)
     _check_alone(cls, card["init_args"], path)
     try:

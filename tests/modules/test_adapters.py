@@ -217,6 +217,30 @@ def test_a_rank_that_is_not_the_weights_is_refused_by_the_tensor(tuned):
         adapters.load(str(tuned))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": None}, "its card says no path and fingerprint of the adapter's base; write the part again"),
+        (
+            {"base": {"path": 3, "fingerprint": "x"}},
+            "its card says no path and fingerprint of the adapter's base",
+        ),
+        ({"config": "LORA"}, "its card says no config of the adapter; write the part again"),
+        (
+            {"config": {"peft_type": "LORRA"}},
+            r"the adapter of its card cannot be built \(.*expected one of LORA",
+        ),
+        ({"config": {**LORA, "target_modules": ["k_proj"]}}, r"missing: .*k_proj.*; not known: .*q_proj"),
+    ],
+)
+def test_a_forged_card_of_an_adapter_is_refused(changes, message, tuned):
+    card = yaml.safe_load((tuned / parts.CARD).read_text())
+    card["adapter"].update(changes)
+    (tuned / parts.CARD).write_text(yaml.safe_dump(card))
+    with pytest.raises(parts.PartError, match=message):
+        adapters.load(str(tuned))
+
+
 def test_an_adapter_over_an_adapter_is_refused(tuned, image_encoder):
     for part in (adapters.load(str(tuned)), adapters.adapt(image_encoder, LORA)):
         with pytest.raises(

@@ -292,6 +292,14 @@ def adapter_is_not_merged_and_the_card_hides_it(run):
     (run.part / parts.CARD).write_text(yaml.safe_dump(card))
 
 
+def siblings_are_a_list(run):
+    edit_card(run.part, siblings=["encoders.image"])
+
+
+def class_within_is_a_number(run):
+    edit_card(run.part, init_args={"in_dim": {"part": {"class_path": 3, "init_args": {}}}, "out_dim": 4})
+
+
 def adapter_is_said_by_a_word(run):
     edit_card(run.part, adapter="none")
 
@@ -333,7 +341,9 @@ IN_A_FOLDER = {
     card_names_a_class_that_was_renamed: "'modules.projections.Projektion' cannot be imported.*renamed or moved",
     card_names_a_module_that_was_moved: "'modules.projection.Projection' cannot be imported.*renamed or moved",
     card_names_a_foreign_class_within: "names the class 'subprocess.Popen', which is not of modules",
-    card_says_half_a_part_within: "a part within it lacks init_args",
+    card_says_half_a_part_within: "a part within it lacks its class_path or its init_args",
+    class_within_is_a_number: "a part within it lacks its class_path or its init_args",
+    siblings_are_a_list: "'siblings' is a list, expected a dict; write the part again",
     card_fetches_a_model: "its card fetches the model 'someone/something', expected a config",
     card_reads_another_part: "a CachedEncoder stands in for another part: name that one instead",
     card_names_a_file_elsewhere: "lacks the file '../encoders.text/tokenizer.json' that its card names",
@@ -351,7 +361,7 @@ IN_A_FOLDER = {
     card_is_a_link_out_of_the_folder: "is a link out of its folder, to .*card.yaml: copy the file",
     adapter_is_not_merged: r"not merged into its base.*modules.adapters.merge.*python -m stages.merge",
     adapter_is_not_merged_and_the_card_hides_it: "not known: linear.lora_A.default.weight",
-    adapter_is_said_by_a_word: "'adapter' is a str, expected a mapping",
+    adapter_is_said_by_a_word: "'adapter' is a str, expected a dict",
 }
 OF_A_TEXT_ENCODER = {
     tokenizer_is_another: "tokenizer.json is not the file that the card was written with.*put the right one back",
