@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,9 +66,11 @@ def adapt(part: Part, config: dict[str, Any], merge: bool = True) -> Part:
         merge: hand over plain weights; else the adapter alone, with the fingerprint of the part it belongs to.
 
     Raises:
-        ValueError: when peft has no such method or setting, or a target matches nothing or cannot be changed.
+        ValueError: when peft is not installed or has no such method or setting, or a target matches nothing or cannot
+            be changed.
         PartError: when the part has an adapter already, or is to be the base of an un-merged one and lies nowhere.
     """
+    _check_installed()
     _check_part(part, merge)
     is_alone = not merge and not weightless()
     before = {name: digest(tensor) for name, tensor in tensors_of(part).items()} if is_alone else {}
@@ -226,6 +229,11 @@ def _insert(part: Part, config: Mapping[str, Any]) -> None:
         ) from error
     _check_tied(part)
     part.train(training)
+
+
+def _check_installed() -> None:
+    if find_spec("peft") is None:
+        raise ValueError("peft is not installed; run: pip install 'trivium[adapters]'")
 
 
 def _check_part(part: Part, merge: bool) -> None:

@@ -217,6 +217,12 @@ def test_a_rank_that_is_not_the_weights_is_refused_by_the_tensor(tuned):
         adapters.load(str(tuned))
 
 
+def test_a_machine_without_peft_is_told_what_to_install(image_encoder, monkeypatch):
+    monkeypatch.setattr("modules.adapters.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"peft is not installed; run: pip install 'trivium\[adapters\]'"):
+        adapters.adapt(image_encoder, LORA)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
