@@ -130,9 +130,12 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers by name, tied ones once, where they are."""
     tensors: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
-    for name, tensor in module.state_dict().items():
-        identity = (tensor.data_ptr(), tensor.shape)
-        if tensor.numel() and identity in seen:
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        identity = (
+            tensor.data_ptr() or id(tensor),
+            tensor.shape,
+        )  # a sharded tensor has no address of its own
+        if identity in seen:
             continue
         seen.add(identity)
         tensors[name] = tensor.detach()

@@ -57,5 +57,8 @@ def within(part: Part) -> dict[str, Any]:
 
 
 def class_path(module: Part) -> str:
-    """Return the import path of a part's class."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+    """Return the import path of a part's class; FSDP2 puts one of its own before it."""
+    from torch.distributed.fsdp import FSDPModule
+
+    own = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    return f"{own.__module__}.{own.__qualname__}"

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from datamodules.batch import Batch
+from modules.chunks import encode_in_chunks
 from modules.encoders.encoder import as_encoder
 from modules.objectives.aligned import Aligned, AlignmentObjective
 from modules.objectives.modality_masking import ModalityMasking
@@ -23,13 +24,18 @@ class Align(Stage):
         objective: InfoNCE, SigLIP or another AlignmentObjective; several at once are Weighted.
         masking: takes modalities away from samples while training.
         projections: by modality: parts of an earlier alignment that are gone on with; new ones where not named.
+        chunks: pieces that a batch is encoded in, each computed twice so that only one is in memory; the objective
+            sees the whole batch, which `trainer.accumulate_grad_batches` would not give it.
         optim: optimiser and schedule.
         lr_factors: name prefix -> factor of the learning rate; 0 freezes.
 
     Raises:
-        ValueError: when there are fewer than two modalities, or a projection does not fit its encoder.
+        ValueError: when there are fewer than two modalities, `chunks` is not positive, or a projection does not fit its
+            encoder.
         PartError: when a projection is of another run than its encoder.
     """
+
+    compares_samples = True
 
     def __init__(
         self,
@@ -38,6 +44,7 @@ class Align(Stage):
         objective: AlignmentObjective,
         masking: ModalityMasking | None = None,
         projections: dict[str, Part] | None = None,
+        chunks: int = 1,
         optim: Optim | None = None,
         lr_factors: dict[str, float] | None = None,
     ) -> None:
@@ -65,6 +72,9 @@ class Align(Stage):
             check_siblings({f"projections.{name}": projection}, own)
         self.objective = objective
         self.masking = masking
+        if chunks < 1:
+            raise ValueError(f"chunks is {chunks}, expected 1 or more")
+        self.chunks = chunks
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:
@@ -79,8 +89,9 @@ class Align(Stage):
         """Refuse data that have nothing to align, before the first step.
 
         Raises:
-            ValueError: when a modality never comes together with another in the training samples.
+            ValueError: when a modality never comes together with another in the training samples, or as Stage does.
         """
+        super().on_fit_start()
         together = self.trainer.datamodule.train.together()
         for name in self.encoders:
             if not any(count for pair, count in together.items() if name in pair):
@@ -93,7 +104,10 @@ class Align(Stage):
         inputs, rows = batch.inputs, batch.rows
         if self.masking is not None:
             inputs, rows = self.masking(inputs, rows, len(batch))
-        tokens = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        tokens = {
+            name: encode_in_chunks(encoder, inputs[name], self.chunks)
+            for name, encoder in self.encoders.items()
+        }
         embeddings = {name: normalize(self.projections[name](tokens[name]), dim=-1) for name in tokens}
         return self.objective(Aligned(embeddings, rows, len(batch), tokens))
 

@@ -53,6 +53,21 @@ def test_a_part_with_nan_is_not_written(tmp_path):
     assert not (tmp_path / "part").exists()
 
 
+def test_a_sharded_part_is_described_as_the_plain_one(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    module = Projection(8, 4)
+    plain = parts.describe(module)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+        assert parts.describe(module) == plain
+    finally:
+        dist.destroy_process_group()
+
+
 def test_parts_of_one_hand_over_list_one_another(tmp_path):
     together = {"projections.image": Projection(8, 4), "projections.text": Projection(6, 4)}
     parts.save_all(together, tmp_path, {name: {"stage": "Align"} for name in together})

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ def scene(number: int) -> dict[str, bytes | str]:
         "flac": sound.getvalue(),
         "txt": caption.encode(),
     }
+
+
+@pytest.fixture(scope="session")
+def make_scene() -> Callable[[int], dict[str, bytes | str]]:
+    """What makes the sample of a number."""
+    return scene
 
 
 @pytest.fixture(scope="session")
