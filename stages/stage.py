@@ -140,6 +140,7 @@ class Stage(LightningModule):
     def configure_model(self) -> None:
         """Freeze here: in `configure_optimizers` DDP has wrapped the module already."""
         factors = self._factors()
+        self._free()
         self._check_trainable()
         for name, parameter in self.named_parameters():
             if factors[name] == 0:
@@ -252,6 +253,20 @@ class Stage(LightningModule):
             prefixes = [prefix for prefix in self.lr_factors if _matches(prefix, name)]
             factors[name] = self.lr_factors[max(prefixes, key=len)] if prefixes else 1.0
         return factors
+
+    def _free(self) -> None:
+        """Let the weights train that a prefix names inside a part with an adapter, beside the adapter itself.
+
+        A prefix that names the whole part sets the rate of its adapter and frees nothing.
+        """
+        adapted = [
+            name for name, part in self.named_modules() if isinstance(part, Part) and part.peft_adapter
+        ]
+        for prefix, factor in self.lr_factors.items():
+            if factor and any(prefix.startswith(f"{name}.") for name in adapted):
+                for name, parameter in self.named_parameters():
+                    if _matches(prefix, name):
+                        parameter.requires_grad_(True)
 
     def _check_trainable(self) -> None:
         """Refuse to train what cannot be trained, such as an encoder whose features are cached.
