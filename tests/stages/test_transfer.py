@@ -177,6 +177,36 @@ def test_words_are_tagged_with_a_picture_in_view(config):
     assert found["val/f1"] == 1.0
 
 
+def test_tweets_with_pictures_go_from_conll_through_prepare_into_tagging(config, scenes, tmp_path):
+    from stages.cli import command as run_function
+    from stages.prepare.prepare import prepare
+
+    raw = tmp_path / "twitter"
+    (raw / "twitter2015_images").mkdir(parents=True)
+    lines = []
+    for number in range(11):
+        (raw / f"twitter2015_images/{number}.png").write_bytes(scenes[number]["png"])
+        who, where = PEOPLE[number % 3], PLACES[number % 2]
+        lines.append(f"IMGID:{number + 1}\n{who}\tI-PER\nin\tO\nold\tI-LOC\n{where}\tI-LOC\n{number}\tO\n\n")
+    (raw / "train.txt").write_text("".join([*lines, "broken\n\n"]))
+    options = {"source": "Conll", "source.path": raw, "source.images": "twitter2015_images"}
+    args = [word for key, value in options.items() for word in (f"--one.{key}", str(value))]
+    run_function(prepare, args=["--out", str(tmp_path / "shards"), *args])
+    manifest = json.loads((tmp_path / "shards/manifest.json").read_text())
+    assert manifest["entities"] == ["LOC", "PER"] and manifest["pictures_not_found"] == 1
+    assert manifest["dropped"] == {"line with another number of columns": 1}
+    assert manifest["members"] == {"conll": 11, "png": 10, "txt": 11}
+
+    fusion = choose(f"{FUSION}.early.EarlyFusion", dim=32, num_layers=1, num_heads=2)
+    made = config(TAGGING, fusion, "image", "text")
+    made["data"] |= {"train": str(tmp_path / "shards"), "val": str(tmp_path / "shards")}
+    command(made)
+    assert {name: row["support"] for name, row in metrics(made)["per_class"].items()} == {
+        "PER": 11,
+        "LOC": 11,
+    }
+
+
 def test_a_number_is_learnt_from_what_is_seen(config):
     config = config(REGRESSION, choose(f"{FUSION}.concat.ConcatFusion", dim=16), "image", "audio")
     config["trainer"]["max_steps"] = 60
@@ -359,3 +389,33 @@ def test_a_run_is_planned_without_being_run(task, config, capsys):
     shown = capsys.readouterr().out
     assert "fusion" in shown and "task" in shown
     assert not Path(made["run_dir"]).exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_count_what_one_does(config, tmp_path):
+    """Through DDP, with a set whose last batch leaves a rank without a sample."""
+    import os
+    import subprocess
+    import sys
+
+    fusion = choose(f"{FUSION}.early.EarlyFusion", dim=16, num_layers=1, num_heads=2)
+    made = config(CLASSIFICATION, fusion, "audio", "image")
+    made["model"]["optim"]["lr"] = 1e-9
+    made["data"]["batch_size"] = 22
+    command(made)
+    two = {**made, "run_dir": str(tmp_path / "two")}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(two))
+    options = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    subprocess.run(
+        [sys.executable, "-m", "stages.transfer", "fit", "--config", str(path), *options],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    one, two = metrics(made), metrics(two)
+    assert two["per_class"] == one["per_class"]
+    for name in one:
+        if name.startswith("val/"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
