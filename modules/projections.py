@@ -95,6 +95,6 @@ def as_projection(part: Part, modality: str, *, in_dim: int, out_dim: int) -> Pr
     if (part.in_dim, part.out_dim) != (in_dim, out_dim):
         raise ValueError(
             f"the projection of {modality} goes from {part.in_dim} to {part.out_dim}, expected from {in_dim} (its "
-            f"encoder) to {out_dim}: take encoder and projection from one run, or leave the projection out to start a new one"
+            f"encoder) to {out_dim}: take both from one run, or leave the projection out to start a new one"
         )
     return part
