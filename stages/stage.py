@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from datamodules.batch import Batch
 from modules.parts import Part
+
+FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
+"""Where AdamW has one kernel for all parameters, in every torch that we support."""
 
 
 @dataclass
@@ -118,7 +122,12 @@ class Stage(LightningModule):
         max_steps = (
             self.trainer.max_steps
         )  # never estimated_stepping_batches: it drops the loader's state on resume
-        optimizer = torch.optim.AdamW(self._groups(), lr=self.optim.lr, betas=tuple(self.optim.betas))
+        groups = self._groups()
+        # With float16's gradient scaler the fused step unscales by itself, after Lightning would have clipped.
+        is_fused = self.trainer.precision != "16-mixed" and can_be_fused(groups)
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.optim.lr, betas=tuple(self.optim.betas), fused=is_fused or None
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.optim.factor(step, max_steps)
         )
@@ -187,6 +196,18 @@ class Stage(LightningModule):
             {"params": parameters, "lr": self.optim.lr * factor, "weight_decay": decay}
             for (factor, decay), parameters in sorted(groups.items(), reverse=True)
         ]
+
+
+def can_be_fused(groups: list[dict[str, Any]]) -> bool:
+    """Return whether one kernel can step all parameters: they lie on one kind of device that has it, in floats.
+
+    Parameters that are spread over ranks have to be spread over the same ranks.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    kinds = {parameter.device.type for parameter in parameters}
+    meshes = {parameter.device_mesh if isinstance(parameter, DTensor) else None for parameter in parameters}
+    is_float = all(parameter.is_floating_point() for parameter in parameters)
+    return is_float and len(kinds) == 1 and kinds <= FUSED_DEVICES and len(meshes) == 1
 
 
 def _matches(prefix: str, name: str) -> bool:
