@@ -81,7 +81,9 @@ def test_while_training_no_more_rows_go_through_the_blocks_than_real_tokens_fill
     assert [rows * tokens for rows, tokens in seen] == [128, 512]
 
 
-@pytest.mark.parametrize("text", [{"pool_type": "first"}, {"pool_type": "eos", "eos_id": 49407}])
+@pytest.mark.parametrize(
+    "text", [{"pool_type": "first"}, {"pool_type": "eos", "eos_id": 49407}, {"pool_type": "last"}]
+)
 def test_the_token_that_stands_for_the_text_is_the_towers_own_choice(text):
     model, _, encoder = towers(**text)
     inputs, padded = texts(3, 16, 5, 2)
