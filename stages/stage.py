@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from datamodules.batch import Batch
 from modules import parallel
@@ -216,6 +215,12 @@ class Stage(LightningModule):
         optimizer = torch.optim.AdamW(
             groups, lr=self.optim.lr, betas=tuple(self.optim.betas), fused=is_fused or None
         )
+
+        def step_as_here(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+            for group in state["param_groups"]:  # a checkpoint says how its own machine stepped
+                group["fused"] = is_fused or None
+
+        optimizer.register_load_state_dict_pre_hook(step_as_here)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.optim.factor(step, max_steps)
         )
@@ -290,15 +295,11 @@ class Stage(LightningModule):
 
 
 def can_be_fused(groups: list[dict[str, Any]]) -> bool:
-    """Return whether one kernel can step all parameters: they lie on one kind of device that has it, in floats.
-
-    Parameters that are spread over ranks have to be spread over the same ranks.
-    """
+    """Return whether one kernel can step all parameters: whole floats, on one kind of device that has it."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     kinds = {parameter.device.type for parameter in parameters}
-    meshes = {parameter.device_mesh if isinstance(parameter, DTensor) else None for parameter in parameters}
-    is_float = all(parameter.is_floating_point() for parameter in parameters)
-    return is_float and len(kinds) == 1 and kinds <= FUSED_DEVICES and len(meshes) == 1
+    is_plain = all(p.is_floating_point() and parallel.mesh_of(p) is None for p in parameters)
+    return is_plain and len(kinds) == 1 and kinds <= FUSED_DEVICES
 
 
 def _matches(prefix: str, name: str) -> bool:

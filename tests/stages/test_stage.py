@@ -122,16 +122,21 @@ def test_the_fused_step_is_the_step_of_the_plain_one():
     torch.testing.assert_close(found["32-true"], found["16-mixed"], rtol=1e-6, atol=1e-7)
 
 
-def test_a_run_that_began_with_the_plain_step_goes_on():
+@pytest.mark.parametrize("began", ["16-mixed", "32-true"])
+def test_a_run_goes_on_with_the_step_of_the_machine_that_it_is_on(began):
+    goes_on = "32-true" if began == "16-mixed" else "16-mixed"
     gradients = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    stage, made = configured("16-mixed")
+    stage, made = configured(began)
     steps_of(made["optimizer"], list(stage.parameters()), gradients[:2])
     weights, state = deepcopy((stage.state_dict(), made["optimizer"].state_dict()))
-    again, fused = configured()
+    again, other = configured(goes_on)
     again.load_state_dict(weights)
-    fused["optimizer"].load_state_dict(state)
+    other["optimizer"].load_state_dict(state)
+    assert {group["fused"] for group in other["optimizer"].param_groups} == {
+        True if goes_on == "32-true" else None
+    }
     expected = steps_of(made["optimizer"], list(stage.parameters()), gradients[2:])
-    found = steps_of(fused["optimizer"], list(again.parameters()), gradients[2:])
+    found = steps_of(other["optimizer"], list(again.parameters()), gradients[2:])
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
