@@ -1,4 +1,4 @@
-"""Unified: a language model and tokenizers that share one vocabulary, to read any of the modalities and go on in any."""
+"""Unified: a language model and tokenizers that share one vocabulary, to read any modality and go on in any."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,9 +51,7 @@ class Unified(nn.Module):
             the language model was grown for.
     """
 
-    def __init__(
-        self, language_model: UnifiedLanguageModel, tokenizers: Mapping[str, parts.Part]
-    ) -> None:
+    def __init__(self, language_model: UnifiedLanguageModel, tokenizers: Mapping[str, parts.Part]) -> None:
         super().__init__()
         found = {name: discrete(name, part) for name, part in tokenizers.items()}
         sizes = {name: tokenizer.num_units for name, tokenizer in sorted(found.items())}
@@ -177,7 +175,7 @@ class Unified(nn.Module):
         Raises:
             ValueError: when no image tokenizer makes the modality.
         """
-        tokenizer = self.tokenizers[modality] if modality in self.tokenizers else None
+        tokenizer = self.tokenizers.get(modality, None)
         if not isinstance(tokenizer, ImageTokenizer):
             raise ValueError(
                 f"nothing draws '{modality}': expected an image tokenizer among {', '.join(self.tokenizers)}"

@@ -1,4 +1,4 @@
-"""UnifiedLanguageModel: a causal language model whose vocabulary is grown by the units of other modalities, as a part."""
+"""UnifiedLanguageModel: a causal language model whose vocabulary is grown by other modalities' units, as a part."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,7 +54,11 @@ class UnifiedLanguageModel(Part):
                 f"make {self.vocabulary.size}: it was grown for other tokenizers"
             )
         self.language_model = language_model
-        self.units, self.max_units, self.text_size = dict(units), dict(max_units), self.vocabulary.spans[TEXT].count
+        self.units, self.max_units, self.text_size = (
+            dict(units),
+            dict(max_units),
+            self.vocabulary.spans[TEXT].count,
+        )
 
     def init_args(self) -> dict[str, Any]:
         return {

@@ -61,4 +61,8 @@ class Vocabulary:
         """Return the ids that must not come inside a modality, but for the mark behind it `with_end`."""
         span = self.spans[modality]
         own = range(span.first, span.first + span.count)
-        return [number for number in range(self.size) if number not in own and not (with_end and number == span.end)]
+        return [
+            number
+            for number in range(self.size)
+            if number not in own and not (with_end and number == span.end)
+        ]

@@ -65,7 +65,7 @@ class Align(Stage):
             inputs, rows = self.masking(inputs, rows, len(batch))
         tokens = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
         embeddings = {name: normalize(self.projections[name](tokens[name]), dim=-1) for name in tokens}
-        return self.objective(Aligned(embeddings, rows, len(batch), tokens))
+        return self.objective(Aligned(embeddings, rows, len(batch), tokens, inputs))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ class ImageTokenizer(DiscreteEncoder):
     """Square pictures to one symbol for each patch, row by row, and symbols back to pictures.
 
     A convolutional autoencoder (VQ-VAE, arXiv:1711.00937) whose bottleneck is FSQ (arXiv:2309.15505) as the library
-    vector-quantize-pytorch has it: every patch becomes a few numbers, each rounded to one of its levels. The codebook is
-    the grid of levels, so none of it is learnt, nothing is averaged over batches or ranks, and no entry can die.
+    vector-quantize-pytorch has it: every patch becomes a few numbers, each rounded to one of its levels. The codebook
+    is the grid of levels, so none of it is learnt, nothing is averaged over batches or ranks, and no entry can die.
     There is no batch norm either: a picture's symbols depend on nothing else in the batch.
 
     Args:
@@ -49,10 +49,10 @@ class ImageTokenizer(DiscreteEncoder):
                 "divides image_size"
             )
         widths = [channels >> (halvings - 1 - step) for step in range(halvings)]  # from fine to coarse
-        if widths[0] < GROUPS or any(width % GROUPS for width in widths):
+        divisor = max(GROUPS, 2 ** (halvings - 1))
+        if channels < 1 or channels % divisor:
             raise ValueError(
-                f"channels is {channels} for patches of {patch_size} pixels: expected a multiple of "
-                f"{GROUPS * 2 ** (halvings - 1)}"
+                f"channels is {channels} for patches of {patch_size} pixels: expected a multiple of {divisor}"
             )
         if not levels or min(levels) < 3:
             raise ValueError(f"levels is {list(levels)}: expected one number or more, each at least 3")
@@ -114,7 +114,8 @@ class ImageTokenizer(DiscreteEncoder):
     def draw(self, features: Tensor) -> Tensor:
         """Return pictures (rows, 3, height, width), float with black at -1 and white at 1, of (rows, patches, dim)."""
         rows = len(features)
-        features = at_least_one_row({"features": features})["features"]
+        if not rows:  # one row that nobody keeps; the graph still leads to what gave none
+            features = torch.cat([features, features.new_zeros(1, *features.shape[1:])])
         maps = features.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (rows, dim, grid, grid)
         return self.synthesis(maps)[:rows]
 

@@ -15,9 +15,9 @@ from modules.tokens import Tokens
 class Reconstruction(PretrainingObjective):
     """VQ-VAE's reconstruction term (arXiv:1711.00937, eq. 3), the mean squared error of pixels from -1 to 1.
 
-    The codebook and commitment terms fall away: FSQ (arXiv:2309.15505) learns no codebook. Scores are the signal-to-noise
-    ratio in decibels (`psnr_db`), the share of the codebook that the batch used (`codes_used`), and the perplexity of
-    that use (`code_perplexity`), by which one would see a codebook collapse.
+    The codebook and commitment terms fall away: FSQ (arXiv:2309.15505) learns no codebook. Scores are the
+    signal-to-noise ratio in decibels (`psnr_db`), the share of the codebook that the batch used (`codes_used`), and
+    the perplexity of that use (`code_perplexity`), by which one would see a codebook collapse.
 
     Args:
         encoder: its own decoder draws.

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.cli import write_json
@@ -192,7 +191,9 @@ def _texts(unified: "Unified", batch: "Batch") -> list[str]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(unified.language_model.language_model.tokenizer_json)
-    rows = zip(batch.inputs["text"]["input_ids"].tolist(), batch.inputs["text"]["attention_mask"], strict=True)
+    rows = zip(
+        batch.inputs["text"]["input_ids"].tolist(), batch.inputs["text"]["attention_mask"], strict=True
+    )
     return [tokenizer.decode(ids[: int(mask.sum())], skip_special_tokens=True).strip() for ids, mask in rows]
 
 

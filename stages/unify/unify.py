@@ -129,7 +129,9 @@ def _check_sequences(sequences: list[tuple[str, ...]], known: tuple[str, ...]) -
                 f"{', '.join(known)}: add one under `tokenizers`, or leave the sequence out"
             )
         if len(set(sequence)) < len(sequence) or sequences.count(sequence) > 1:
-            raise ValueError(f"sequences has {' '.join(sequence)}: expected every modality, and every sequence, once")
+            raise ValueError(
+                f"sequences has {' '.join(sequence)}: expected every modality, and every sequence, once"
+            )
 
 
 def _grown(
