@@ -175,7 +175,7 @@ class Unified(nn.Module):
         Raises:
             ValueError: when no image tokenizer makes the modality.
         """
-        tokenizer = self.tokenizers.get(modality, None)
+        tokenizer = dict(self.tokenizers.items()).get(modality)
         if not isinstance(tokenizer, ImageTokenizer):
             raise ValueError(
                 f"nothing draws '{modality}': expected an image tokenizer among {', '.join(self.tokenizers)}"

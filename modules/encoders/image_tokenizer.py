@@ -71,7 +71,9 @@ class ImageTokenizer(DiscreteEncoder):
         for before, behind in zip([3, *widths], widths, strict=False):
             down += [nn.Conv2d(before, behind, kernel_size=4, stride=2, padding=1), nn.GELU()]
         blocks = [Residual(channels) for _ in range(num_blocks)]
-        self.analysis = nn.Sequential(*down, *blocks, nn.Conv2d(channels, self.dim, kernel_size=1))
+        # The norm spreads a new model's numbers over all levels; without it, nearly all begin in the middle one.
+        narrow = [nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, self.dim, kernel_size=1)]
+        self.analysis = nn.Sequential(*down, *blocks, *narrow)
         self.quantizer = FSQ(list(levels))
         up: list[nn.Module] = []
         for before, behind in zip(widths[::-1], [*widths[-2::-1], 3], strict=True):

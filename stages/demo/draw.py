@@ -26,7 +26,7 @@ STEPS = (
         ),
         Step(
             "audio units",
-            "stages.unify units --encoder runs/demo/align/parts/encoders.audio "
+            "stages.unify units --encoder runs/demo/pretrain-audio/parts/encoders.audio "
             "--shards runs/demo/shards/scenes-train --out runs/demo/audio-units",
             "audio-units/card.yaml",
         ),

@@ -11,7 +11,7 @@ def units(
     shards: str,
     out: Path,
     num_units: int = 100,
-    max_tokens: int = 200_000,
+    max_tokens: int = 60_000,
     modality: str = "audio",
     batch_size: int = 32,
     allow: list[str] | None = None,

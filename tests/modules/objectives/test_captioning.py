@@ -23,8 +23,8 @@ BERT = {
 def batch(image_rows, text_rows, size=4, width=8, extra=0):
     """A batch whose values depend on the sample alone; `extra` adds tokens of padding."""
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(size, 3 + extra, width, generator=generator)
-    features = torch.cat([torch.randn(size, 3, width, generator=generator), features], 1)[:, : 3 + extra]
+    features = torch.randn(size, 3, width, generator=generator)
+    features = torch.cat([features, torch.randn(size, extra, width, generator=generator)], 1)
     seen = torch.arange(3 + extra) < torch.tensor([3, 1, 2, 3]).unsqueeze(1)
     ids = torch.randint(6, 200, (size, 5), generator=torch.Generator().manual_seed(1))
     ids = torch.nn.functional.pad(ids, (0, extra), value=7)
