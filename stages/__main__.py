@@ -9,6 +9,7 @@ ORDER = (
     "align",
     "transfer",
     "instruct",
+    "unify",
     "merge",
     "evaluate",
     "compress",

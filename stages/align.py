@@ -110,7 +110,7 @@ class Align(Stage):
             for name, encoder in self.encoders.items()
         }
         embeddings = {name: normalize(self.projections[name](tokens[name]), dim=-1) for name in tokens}
-        return self.objective(Aligned(embeddings, rows, len(batch), tokens))
+        return self.objective(Aligned(embeddings, rows, len(batch), tokens, inputs))
 
 
 if __name__ == "__main__":
