@@ -82,6 +82,8 @@ class Assistant(nn.Module):
         """
         found = parts.load_all(folder, ("encoders", "projectors"), allow)
         language_model = parts.load(str(Path(folder, "language_model")), allow)
+        projectors = {f"projectors.{name}": part for name, part in found["projectors"].items()}
+        parts.check_siblings(projectors, {"language_model": language_model})
         return cls(language_model, found["encoders"], found["projectors"]).eval()
 
     @property

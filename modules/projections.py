@@ -79,3 +79,22 @@ class Projector(Connector):
         groups = (count + padding) // self.group
         features = features.reshape(rows, groups, self.in_dim * self.group)
         return Tokens(self.perceptron(features), mask.reshape(rows, groups, self.group).any(2))
+
+
+def as_projection(part: Part, modality: str, *, in_dim: int, out_dim: int) -> Projection:
+    """Return the part itself when it is a projection from an encoder's width to that of the shared space.
+
+    Raises:
+        ValueError: when it is another kind of part, or was made for other widths.
+    """
+    if not isinstance(part, Projection):
+        raise ValueError(
+            f"the projection of {modality} was given a {type(part).__name__}, expected a Projection: "
+            f"name the folder of a part that is called projections.{modality}"
+        )
+    if (part.in_dim, part.out_dim) != (in_dim, out_dim):
+        raise ValueError(
+            f"the projection of {modality} goes from {part.in_dim} to {part.out_dim}, expected from {in_dim} (its "
+            f"encoder) to {out_dim}: take both from one run, or leave the projection out to start a new one"
+        )
+    return part

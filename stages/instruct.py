@@ -10,7 +10,7 @@ from modules.collectives import global_mean
 from modules.connector import ConnectorSource, as_connector
 from modules.encoders.encoder import as_encoder
 from modules.language_model import LanguageModel
-from modules.parts import Part
+from modules.parts import Part, check_siblings
 from modules.projections import Projector
 from stages.stage import Optim, Stage
 
@@ -30,6 +30,7 @@ class Instruct(Stage):
     Raises:
         ValueError: when `group` or `projectors` names a modality without an encoder, both name one, or a projector
             does not fit.
+        PartError: when a projector is of another run than its encoder or the language model.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class Instruct(Stage):
             for name, tower in towers.items()
         }
         self.assistant = Assistant(language_model, towers, connectors)
+        for name, connector in connectors.items():
+            own = {"language_model": language_model, f"encoders.{name}": towers[name].handed_over()}
+            check_siblings({f"projectors.{name}": connector}, own)
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:
