@@ -57,7 +57,7 @@ class Align(Stage):
     def exports(self) -> dict[str, Part]:
         encoders = {f"encoders.{name}": encoder.handed_over() for name, encoder in self.encoders.items()}
         projections = {f"projections.{name}": projection for name, projection in self.projections.items()}
-        return encoders | projections
+        return encoders | projections | self.objective.exports()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         inputs, rows = batch.inputs, batch.rows

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from modules.parts import Part
 from modules.tokens import Tokens
 
 
@@ -46,6 +47,10 @@ class AlignmentObjective(nn.Module, ABC):
     @abstractmethod
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return named scalar losses of two modalities or more."""
+
+    def exports(self) -> dict[str, Part]:
+        """Return what a later stage may want of the objective itself, by name; most leave nothing."""
+        return {}
 
 
 def shared_rows(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modules.collectives import sum_over_ranks
 from modules.objectives.aligned import Aligned, AlignmentObjective
+from modules.parts import Part
 
 
 class Weighted(AlignmentObjective):
@@ -17,7 +18,8 @@ class Weighted(AlignmentObjective):
         weights: by the same names; 1 where none is given.
 
     Raises:
-        ValueError: when there is no objective, or a weight is negative or names none of them.
+        ValueError: when there is no objective, a weight is negative or names none of them, or two objectives hand
+            over parts of one name.
     """
 
     weights: Tensor
@@ -37,6 +39,11 @@ class Weighted(AlignmentObjective):
         negative = {name: weight for name, weight in weights.items() if not weight >= 0}
         if negative:
             raise ValueError(f"weights must be 0 or more, found {negative}")
+        names = [name for objective in objectives.values() for name in objective.exports()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"two objectives both hand over the part {', '.join(twice)}: expected one of them"
+            )
         self.objectives = nn.ModuleDict(objectives)
         self.register_buffer("weights", torch.tensor([weights.get(name, 1.0) for name in objectives]))
 
@@ -48,6 +55,11 @@ class Weighted(AlignmentObjective):
             f"{name}_{key}": factor * loss
             for (name, losses), factor in zip(found.items(), factors, strict=True)
             for key, loss in losses.items()
+        }
+
+    def exports(self) -> dict[str, Part]:
+        return {
+            name: part for objective in self.objectives.values() for name, part in objective.exports().items()
         }
 
     def factors(self, found: Mapping[str, Mapping[str, Tensor]], aligned: Aligned) -> Tensor:

@@ -1,9 +1,10 @@
-"""Run the whole pipeline on the embedded data, make that data, or measure what each stage is worth."""
+"""Run the whole pipeline on the embedded data, make that data, or measure what stages and objectives are worth."""
 
 from stages.cli import command
 from stages.demo.ablation import ablate
+from stages.demo.comparison import compare
 from stages.demo.pipeline import run
 from stages.demo.spoken_scenes import make
 
 if __name__ == "__main__":
-    command({"run": run, "data": make, "ablate": ablate})
+    command({"run": run, "data": make, "ablate": ablate, "compare": compare})
