@@ -83,6 +83,11 @@ class Stage(LightningModule):
         """What a guess would reach, by score."""
         return {}
 
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the last validation found beside what was logged, as plain values; it goes into metrics.json."""
+        return {}
+
     # ---- Lightning's hooks
 
     def configure_model(self) -> None:

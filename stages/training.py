@@ -169,6 +169,15 @@ class TrainingCLI(LightningCLI):
             print(f"going on from {checkpoint}")
         self.trainer.fit(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
 
+    def validate(self, model: Any, **kwargs: Any) -> None:
+        """Validate the newest checkpoint of this run directory; where there is none, what the config names."""
+        checkpoint = kwargs.pop("ckpt_path", None) or newest(self.run_dir / "checkpoints")
+        where = (
+            checkpoint or f"{self.run_dir} holds no checkpoint: the weights are those that the config names"
+        )
+        print(f"validating: {where}")
+        self.trainer.validate(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
+
 
 class ParsedOnly(TrainingCLI):
     """The same command line, parsed and checked, with nothing built and nothing run."""

@@ -92,21 +92,21 @@ class Text:
         counts = np.bincount(np.repeat(np.arange(len(ids)), lengths), is_reserved, minlength=len(ids))
         if suspect := np.flatnonzero(counts > self.num_added).tolist():
             for row in suspect:
-                ids[row] = self._without_reserved(encoded[row])
-            flat, lengths = _flat(ids)
+                ids[row] = [ids[row][place] for place in self._kept(encoded[row])]
+        return self._padded(ids)
+
+    def _padded(self, ids: list[list[int]]) -> dict[str, Tensor]:
+        flat, lengths = _flat(ids)
         attention_mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
         input_ids = np.full(attention_mask.shape, self.pad_id, dtype=np.int64)
         input_ids[attention_mask] = flat
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
 
-    def _without_reserved(self, encoding: "tokenizers.Encoding") -> list[int]:  # noqa: F821
-        """Return the ids but for special tokens that the tokenizer did not add itself."""
+    def _kept(self, encoding: "tokenizers.Encoding") -> list[int]:  # noqa: F821
+        """Return the places of all tokens but special ones that the tokenizer did not add itself."""
         reserved = set(self.reserved.tolist())
-        return [
-            token
-            for token, is_added in zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-            if is_added or token not in reserved
-        ]
+        tokens = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+        return [place for place, (token, is_added) in enumerate(tokens) if is_added or token not in reserved]
 
 
 def clean(text: str) -> str:

@@ -11,12 +11,17 @@ KINDS = {
     **dict.fromkeys(IMAGE_SUFFIXES, "image"),
     **dict.fromkeys(SOUND_SUFFIXES, "sound"),
     "txt": "text",
+    "cls": "class",
+    "num": "number",
 }
 
 
 @dataclass
 class Folder(Source):
-    """Side-car files: `000123.jpg`, `000123.txt` and `000123.flac` are one sample, any of them may be missing."""
+    """Side-car files: `000123.jpg`, `000123.txt` and `000123.flac` are one sample, any of them may be missing.
+
+    So are `000123.cls`, the name of a class, and `000123.num`, a number.
+    """
 
     path: Path
     """The folder; those below it are walked as well."""
