@@ -59,7 +59,8 @@ def compare(
     Args:
         seeds: How many seeds each.
         parts: `frozen`: objectives, with image and audio encoders as pretraining left them, their features cached;
-            `live`: the same with all encoders trained, four times as long; `fusions`: do picture and speech match.
+            `live`: the same with all encoders trained, four times as long; `fusions`: do picture and speech match, on
+            features of the first seed's alignment.
         only: Names of the variants to run; by default all.
         steps: Of each training; by default those of the demo's configs.
         lanes: How many commands run at once; 0 is one a core.
@@ -75,10 +76,12 @@ def compare(
     all_seeds = [Seed(number, out / str(number), changes) for number in range(seeds)]
     with ThreadPoolExecutor(lanes or os.cpu_count()) as pool:
 
-        def run(job: Callable[..., None], variants: Iterable[Any] = ((),)) -> None:
-            jobs = [partial(job, seed, *variant) for variant in variants for seed in all_seeds]
+        def run_all(jobs: Iterable[Callable[[], None]]) -> None:
             for future in [pool.submit(job) for job in jobs]:
                 future.result()
+
+        def run(job: Callable[..., None], variants: Iterable[Any] = ((),)) -> None:
+            run_all([partial(job, seed, *variant) for variant in variants for seed in all_seeds])
 
         def chosen(variants: Iterable[Variant]) -> list[tuple[Variant]]:
             return [(variant,) for variant in variants if not only or variant.name in only]
@@ -88,9 +91,10 @@ def compare(
             run(cache_scenes)
             run(align_frozen, chosen(ALIGN))
         if "fusions" in parts:
-            run(align_live, [(INFONCE,)])
-            run(cache_matches)
-            run(transfer, chosen(FUSIONS))
+            aligned = all_seeds[0]  # once: what is compared is trained after it
+            run_all([partial(align_live, aligned, INFONCE)])
+            run_all([partial(cache_matches, aligned)])
+            run(transfer, [(*variant, aligned) for variant in chosen(FUSIONS)])
         if "live" in parts:
             run(align_live, chosen(ALIGN))
     found = tables.collect([seed.folder for seed in all_seeds])
@@ -129,13 +133,13 @@ def measure(run: Path) -> None:
     runs.evaluate(run, {"aligned": str(run / "parts"), **left_out})
 
 
-def transfer(seed: Seed, variant: Variant) -> None:
-    """Train one fusion to tell whether picture and speech match, on cached features of aligned encoders."""
+def transfer(seed: Seed, variant: Variant, aligned: Seed) -> None:
+    """Train one fusion to tell whether picture and speech match, on cached features of the encoders of one seed."""
     changes = dict(variant.changes)
-    encoders = {name: runs.cached(seed.aligned(name)) for name in changes.pop("modalities")}
+    encoders = {name: runs.cached(aligned.aligned(name)) for name in changes.pop("modalities")}
     data = {
-        "data.train": str(seed.folder / "matches/train"),
-        "data.val": str(seed.folder / "matches/test"),
+        "data.train": str(aligned.folder / "matches/train"),
+        "data.val": str(aligned.folder / "matches/test"),
     }
     seed.fit(variant.config, f"transfer-{variant.slug}", {"model.encoders": encoders, **data, **changes})
 

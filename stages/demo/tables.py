@@ -83,12 +83,16 @@ def _recalls(metrics: Mapping[str, Any]) -> Figures:
 
 
 def _missing(joint: Mapping[str, Any]) -> Figures:
-    """Return the recall of every modality that is searched, of all that ask and with each of them missing."""
+    """Return the recall of every modality that is searched, of all that ask and with each of them missing.
+
+    In the mean of what is kept a share above 1 counts as 1: where the mean of two asks worse than one of them, the loss
+    of the other is a gain, which must not make up for losses elsewhere.
+    """
     figures = {}
     for searched, scores in joint.items():
         figures[searched] = scores["recall_at_1"]
         figures |= {f"{searched}, no {missing}": recall for missing, recall in scores["without"].items()}
-    kept = [share for scores in joint.values() for share in scores["kept"].values()]
+    kept = [min(1.0, share) for scores in joint.values() for share in scores["kept"].values()]
     return {**figures, "kept, mean": statistics.mean(kept), "kept, least": min(kept)}
 
 
