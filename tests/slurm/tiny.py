@@ -1,0 +1,91 @@
+"""Tiny: a stage that trains in seconds and writes down every batch, to be disturbed."""
+
+from callbacks.signals import hearing
+
+hearing.hear()  # a stage of one's own hears signals while it imports by this; `python -m stages.…` does it itself
+
+import json  # noqa: E402
+import os  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn.functional import cross_entropy  # noqa: E402
+
+from datamodules.batch import Batch  # noqa: E402
+from modules.parts import Part  # noqa: E402
+from stages.stage import Optim, Stage  # noqa: E402
+
+CLASSES = [str(number) for number in range(10)]
+
+
+class Net(Part):
+    """A class to itself, through dropout."""
+
+    def __init__(self, dim: int = 16, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.arguments = {"dim": dim, "dropout": dropout}
+        self.embedding, self.dropout = nn.Embedding(len(CLASSES), dim), nn.Dropout(dropout)
+        self.head = nn.Linear(dim, len(CLASSES))
+
+    def init_args(self) -> dict[str, Any]:
+        return self.arguments
+
+    def forward(self, label: Tensor) -> Tensor:
+        return self.head(self.dropout(self.embedding(label)))
+
+
+class Tiny(Stage):
+    """Each line of `<record>.<rank>` is [start of the job, cursor, keys, loss] of a batch.
+
+    Args:
+        record: where.
+        step_s: how long a step takes at least.
+        dropout: of the network.
+    """
+
+    def __init__(
+        self, record: str, step_s: float = 0.0, dropout: float = 0.3, optim: Optim | None = None
+    ) -> None:
+        super().__init__(optim)
+        self.record, self.step_s = record, step_s
+        self.net = Net(dropout=dropout)
+
+    @property
+    def input_configs(self) -> dict[str, dict[str, Any]]:
+        return {
+            "label": {
+                "class_path": "datamodules.modalities.label.Label",
+                "init_args": {"classes": CLASSES},
+            }
+        }
+
+    def exports(self) -> dict[str, Part]:
+        return {"net": self.net}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        label = batch.inputs["label"]["label"]
+        loss = cross_entropy(self.net(label), label)
+        if self.training:
+            restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+            with open(f"{self.record}.{self.global_rank}", "a") as file:
+                file.write(json.dumps([restart, batch.cursor, batch.keys, float(loss.detach())]) + "\n")
+            time.sleep(self.step_s)
+        return {"class": loss}
+
+
+def make_shards(folder: Path) -> None:
+    """Write a small set for it to learn."""
+    from datamodules.shards.writer import write_shards
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(len(CLASSES), (101,), generator=generator).tolist()
+    write_shards(({"__key__": f"{n:03}", "cls": str(label)} for n, label in enumerate(labels)), folder)
+
+
+if __name__ == "__main__":
+    from stages.cli import run
+
+    run("tiny.Tiny")
