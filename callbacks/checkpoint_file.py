@@ -182,14 +182,15 @@ def check_sums(path: Path, rank: int = 0, world_size: int = 1) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint file, mapped into memory, once nothing in it speaks against going on.
+    """Return the content of a checkpoint file, once nothing in it speaks against going on.
 
     Raises:
         CheckpointError: says what is wrong.
     """
     _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Not mapped into memory: torch then takes what lies behind a record that is too short.
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here; each means that the file cannot be trusted
         raise CheckpointError(
             f"it is not made of tensors and plain values alone, or is cut ({_line(error)})"
@@ -270,7 +271,9 @@ def _tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    code = re.search(r"GLOBAL ([\w.]+) was not an allowed global", text)
+    return f"it names {code[1]}" if code else " ".join(text.split()).split(". ")[0][:200]
 
 
 def _sha256(path: Path) -> str:

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "unshare")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "unshare", "setpriv", "pgrep")
+WITH_US = ("setpriv", "--pdeathsig", "KILL")  # what this process starts ends with it, however it ends
 SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 CONF = """
 ClusterName=test
@@ -88,11 +89,11 @@ class Cluster:
     Args:
         folder: for configuration, state and logs; short, since it holds a socket.
         nodes: how many; they are called node1, node2, …
-        port: the first of `nodes + 1` TCP ports.
     """
 
-    def __init__(self, folder: Path, nodes: int = 2, port: int = 16917) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path, nodes: int = 2) -> None:
+        self.folder = folder
+        self.port = 20000 + os.getpid() % 9000  # the first of `nodes + 1`; below those that Linux gives away
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         self.conf = folder / "slurm.conf"
         self.environment = {**os.environ, "PATH": SEARCH_PATH, "SLURM_CONF": str(self.conf)}
@@ -153,7 +154,7 @@ class Cluster:
     def _daemon(self, *command: str) -> None:
         log = open(self.folder / f"{command[0]}.out", "ab")  # noqa: SIM115, it outlives this call
         self.daemons.append(
-            subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            subprocess.Popen([*WITH_US, *command], env=self.environment, stdout=log, stderr=log, start_new_session=True)
         )
 
     def is_ready(self) -> bool:
@@ -172,7 +173,7 @@ class Cluster:
         """Switch a node on."""
         space = ["unshare", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
         self.inits[node] = subprocess.Popen(
-            [*space, "bash", "-c", INIT, "init", node, str(self.conf)],
+            [*WITH_US, *space, "bash", "-c", INIT, "init", node, str(self.conf)],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -208,9 +209,10 @@ class Cluster:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
         return done.stdout
 
-    def submit(self, *arguments: str) -> str:
-        """Submit a batch script and return the job's number."""
-        return self.run("sbatch", "--parsable", *arguments).strip()
+    def submit(self, *arguments: str, **variables: str) -> str:
+        """Submit a batch script, with variables of its environment, and return the job's number."""
+        exported = ",".join(["ALL", *(f"{name}={value}" for name, value in variables.items())])
+        return self.run("sbatch", "--parsable", f"--export={exported}", *arguments).strip()
 
     def show(self, job: str) -> dict[str, str]:
         """Return what Slurm knows of a job, by field."""

@@ -44,14 +44,21 @@ class Tiny(Stage):
         record: where.
         step_s: how long a step takes at least.
         dropout: of the network.
+        ballast_mb: what its checkpoints hold besides, so that writing one takes a while.
     """
 
     def __init__(
-        self, record: str, step_s: float = 0.0, dropout: float = 0.3, optim: Optim | None = None
+        self,
+        record: str,
+        step_s: float = 0.0,
+        dropout: float = 0.3,
+        ballast_mb: int = 0,
+        optim: Optim | None = None,
     ) -> None:
         super().__init__(optim)
         self.record, self.step_s = record, step_s
         self.net = Net(dropout=dropout)
+        self.register_buffer("ballast", torch.zeros(ballast_mb << 18))
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:
@@ -82,7 +89,7 @@ def make_shards(folder: Path) -> None:
 
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(len(CLASSES), (101,), generator=generator).tolist()
-    write_shards(({"__key__": f"{n:03}", "cls": str(label)} for n, label in enumerate(labels)), folder)
+    write_shards(({"__key__": f"{n:03}", "cls": str(label).encode()} for n, label in enumerate(labels)), folder)
 
 
 if __name__ == "__main__":
