@@ -23,7 +23,7 @@ class Agreement:
         self.work: dist.Work | None = None
 
     def sums(self, *numbers: float) -> list[float]:
-        """Return the sums of what the ranks gave at the call before, and give this rank's numbers; all ranks call it."""
+        """Return the sums of what the ranks gave at the call before, and give this rank's; all ranks call it."""
         if self.is_alone:
             return list(numbers)
         if self.work is not None:

@@ -1,8 +1,8 @@
 """Checkpoint files: written whole or not at all, with a checksum beside each, and checked before they are used.
 
-    step-00000500.ckpt          one file, or a folder where a strategy writes shards
-    step-00000500.ckpt.sha256   of each file in it, as `sha256sum -c` reads it
-    latest.ckpt, best.ckpt      links to one of them
+step-00000500.ckpt          one file, or a folder where a strategy writes shards
+step-00000500.ckpt.sha256   of each file in it, as `sha256sum -c` reads it
+latest.ckpt, best.ckpt      links to one of them
 """
 
 import hashlib
@@ -169,10 +169,14 @@ def check_sums(path: Path, rank: int = 0, world_size: int = 1) -> None:
     """
     lines = checksum_path(path).read_text(encoding="utf-8").split("\n")
     # A file that holds a digest alone, as other tools write it, is of the one file beside it.
-    expected = {name or path.name: digest for digest, _, name in (line.partition("  ") for line in lines if line)}
+    expected = {
+        name or path.name: digest for digest, _, name in (line.partition("  ") for line in lines if line)
+    }
     names = {"/".join([path.name, *file.relative_to(path).parts]) for file in files_of(path)}
     if expected.keys() != names:
-        raise CheckpointError(f"its files are not those of its checksums: {sorted(expected.keys() ^ names)[:3]}")
+        raise CheckpointError(
+            f"its files are not those of its checksums: {sorted(expected.keys() ^ names)[:3]}"
+        )
     for name, digest in checksums(path, rank=rank, world_size=world_size).items():
         if digest != expected[name].strip():
             raise CheckpointError(f"{name} has another sha256 than when it was written: it is cut or damaged")
@@ -212,7 +216,9 @@ def check_content(content: Any, num_bytes: int | None = None) -> None:
     try:
         _check_state(content)
     except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"it is not built as a checkpoint of Lightning's is ({_line(error)})") from error
+        raise CheckpointError(
+            f"it is not built as a checkpoint of Lightning's is ({_line(error)})"
+        ) from error
     exempt = set(content.get("not_finite", ()))
     for name, tensor in _tensors(content):
         _check_tensor(name, tensor, num_bytes, name in exempt)

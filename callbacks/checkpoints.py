@@ -120,7 +120,9 @@ class Checkpoints(Callback):
         score = trainer.callback_metrics.get(self.best.score)
         if score is None:
             known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
-            raise ValueError(f"keep_best.score is '{self.best.score}', the validation gives {', '.join(known)}")
+            raise ValueError(
+                f"keep_best.score is '{self.best.score}', the validation gives {', '.join(known)}"
+            )
         # Scores are equal on all ranks when they are logged so; the first rank decides, to be sure of it.
         self.is_best = trainer.strategy.broadcast(self.best.is_better(float(score), self.best_score))
         if self.is_best:
@@ -213,7 +215,9 @@ class Checkpoints(Callback):
         if world_size > 1:
             torch.distributed.all_gather_object(everyone, mine)
         if rank == 0:
-            self._publish(temporary, path, {name: d for part in everyone for name, d in part.items()}, is_best)
+            self._publish(
+                temporary, path, {name: d for part in everyone for name, d in part.items()}, is_best
+            )
         if world_size > 1:
             torch.distributed.barrier()
 
@@ -221,8 +225,8 @@ class Checkpoints(Callback):
         owner = (self.folder / OWNER).read_text(encoding="utf-8")
         if owner != self.owner:
             raise TakenOver(
-                f"another process goes on with the run in {self.folder.parent}, as when a scheduler gave up a node that "
-                "was still alive; this one ends"
+                f"another process goes on with the run in {self.folder.parent}, as when a scheduler gave up a node "
+                "that was still alive; this one ends"
             )
         files.publish(temporary, path, sums)
         if is_best:

@@ -141,9 +141,11 @@ def fitted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     if not expected.keys() & state.keys() and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if missing := sorted(expected.keys() - state.keys()):
-        raise CheckpointError(f"the checkpoint lacks {len(missing)} tensors of this model: {', '.join(missing[:5])}")
+        raise CheckpointError(f"the checkpoint lacks {len(missing)} tensors of this model: {_few(missing)}")
     if unknown := sorted(state.keys() - expected.keys()):
-        raise CheckpointError(f"the checkpoint has {len(unknown)} tensors that this model lacks: {', '.join(unknown[:5])}")
+        raise CheckpointError(
+            f"the checkpoint has {len(unknown)} tensors that this model lacks: {_few(unknown)}"
+        )
     for name, tensor in state.items():
         wanted = expected[name]
         if tensor.shape != wanted.shape or tensor.is_floating_point() != wanted.is_floating_point():
@@ -152,3 +154,7 @@ def fitted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
                 f"{wanted.dtype} {list(wanted.shape)}: it belongs to another model"
             )
     return {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5])

@@ -55,7 +55,9 @@ class Watchdog(Callback):
         while not self.done.wait(min(1.0, self.timeout_s / 10)):
             silent_s = time.monotonic() - self.moved
             if silent_s > self.timeout_s:
-                print(f"\nnothing has moved for {silent_s:.0f} s, more than stall_timeout_s; ends here:", file=sys.stderr)
+                print(
+                    f"\nnothing has moved for {silent_s:.0f} s, more than stall_timeout_s:", file=sys.stderr
+                )
                 faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
                 sys.stderr.flush()
                 os._exit(STOPPED)

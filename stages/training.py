@@ -3,7 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import yaml
@@ -27,8 +27,24 @@ from datamodules.samples import SampleDataModule
 from stages.cli import refusals
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
-SAVING = ("save_every_steps", "save_every_minutes", "keep_last", "keep_best", "keep_best.score", "keep_best.mode")
-FREE = ("config", "ckpt_path", "run_dir", "data.num_workers", *CACHE, *SAVING, "stall_timeout_s", "max_skipped_steps")
+SAVING = (
+    "save_every_steps",
+    "save_every_minutes",
+    "keep_last",
+    "keep_best",
+    "keep_best.score",
+    "keep_best.mode",
+)
+FREE = (
+    "config",
+    "ckpt_path",
+    "run_dir",
+    "data.num_workers",
+    *CACHE,
+    *SAVING,
+    "stall_timeout_s",
+    "max_skipped_steps",
+)
 """What may differ between a run and the command that goes on with it: where and how fast, not what."""
 FIXED_OF_TRAINER = ("max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
 """Of the trainer's settings, those that change what is learned; the rest may differ on another machine."""
@@ -87,11 +103,16 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, required=True, help="Folder that this run leaves.")
         add = parser.add_argument
         add("--save_every_steps", type=int, default=500, help="Steps between two checkpoints.")
-        add("--save_every_minutes", type=Optional[float], default=None, help="Minutes between two, besides.")
+        add("--save_every_minutes", type=float | None, default=None, help="Minutes between two, besides.")
         add("--keep_last", type=int, default=2, help="How many of the newest checkpoints are kept.")
-        add("--keep_best", type=Optional[Best], default=None, help="Which is kept besides: lowest val/loss.")
+        add("--keep_best", type=Best | None, default=None, help="Which is kept besides: lowest val/loss.")
         add("--stall_timeout_s", type=float, default=600.0, help="Seconds without a batch that end the run.")
-        add("--max_skipped_steps", type=int, default=10, help="Of a thousand steps, those that may not be finite.")
+        add(
+            "--max_skipped_steps",
+            type=int,
+            default=10,
+            help="Of a thousand steps, those that may not be finite.",
+        )
         for name in ("input_configs", "require"):
             parser.link_arguments(f"model.{name}", f"data.{name}", apply_on="instantiate")
 

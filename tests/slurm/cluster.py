@@ -78,7 +78,9 @@ def what_is_missing() -> str | None:
     missing = [program for program in PROGRAMS if not shutil.which(program, path=SEARCH_PATH)]
     if missing:
         return f"needs {', '.join(missing)}: apt-get install slurm-wlm munge"
-    if subprocess.run(["unshare", "--uts", "--pid", "--mount-proc", "--fork", "true"], check=False).returncode:
+    if subprocess.run(
+        ["unshare", "--uts", "--pid", "--mount-proc", "--fork", "true"], check=False
+    ).returncode:
         return "needs the right to make namespaces"
     return None
 
@@ -122,7 +124,9 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for daemon in reversed(self.daemons):  # the controller before the nodes, lest it requeue what they lose
+        for daemon in reversed(
+            self.daemons
+        ):  # the controller before the nodes, lest it requeue what they lose
             daemon.kill()
             daemon.wait()
         for node in list(self.inits):
@@ -154,7 +158,9 @@ class Cluster:
     def _daemon(self, *command: str) -> None:
         log = open(self.folder / f"{command[0]}.out", "ab")  # noqa: SIM115, it outlives this call
         self.daemons.append(
-            subprocess.Popen([*WITH_US, *command], env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            subprocess.Popen(
+                [*WITH_US, *command], env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
         )
 
     def is_ready(self) -> bool:
@@ -233,7 +239,14 @@ class Cluster:
             about = self.show(job)
             if about["JobState"] == "PENDING" and about["Reason"] == "BeginTime":
                 self.hurry(job)
-            elif about["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "PREEMPTED"):
+            elif about["JobState"] not in (
+                "PENDING",
+                "RUNNING",
+                "COMPLETING",
+                "CONFIGURING",
+                "REQUEUED",
+                "PREEMPTED",
+            ):
                 return about
             time.sleep(0.5)
         raise TimeoutError(f"job {job} did not end within {seconds} s: {self.show(job)}")

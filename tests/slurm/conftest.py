@@ -49,7 +49,12 @@ class Run:
             "save_every_steps": 5,
             "stall_timeout_s": 10.0,
             **settings,
-            "model": {"record": str(folder / "record"), "step_s": 0.15, "optim": {"lr": 0.01}, **(model or {})},
+            "model": {
+                "record": str(folder / "record"),
+                "step_s": 0.15,
+                "optim": {"lr": 0.01},
+                **(model or {}),
+            },
             "data": {"train": str(shards), "batch_size": BATCH, "num_workers": 1},
             "trainer": {
                 "accelerator": "cpu",
@@ -96,7 +101,9 @@ class Run:
 
     def reach(self, step: int) -> None:
         """Wait until the first rank has begun a step."""
-        self.cluster.wait(lambda: len(self.lines()) >= step, 90, f"step {step} is reached: {self.output[-2000:]}")
+        self.cluster.wait(
+            lambda: len(self.lines()) >= step, 90, f"step {step} is reached: {self.output[-2000:]}"
+        )
 
     def steps(self, rank: int) -> dict[int, tuple[list[str], float]]:
         """Return cursor -> keys and loss of a rank; a step that was made again must have come out alike."""

@@ -1,4 +1,4 @@
-"""Faults on a real Slurm cluster: each ends in a finished run with the samples, losses and weights of an undisturbed one.
+"""Faults on a real Slurm cluster: each run finishes with the samples, losses and weights of an undisturbed one.
 
 With FAULT_TABLE=file each leaves a line there: fault, starts, steps made again, seconds from the fault to the end.
 """
@@ -40,7 +40,9 @@ def _is_srun(pid: int) -> bool:
         return "srun" in file.read().split("\0")[0]
 
 
-def ends_like_an_undisturbed_one(run: Run, job: str, undisturbed: Run, began: float, seconds: float = 150) -> None:
+def ends_like_an_undisturbed_one(
+    run: Run, job: str, undisturbed: Run, began: float, seconds: float = 150
+) -> None:
     about = run.cluster.finish(job, seconds)
     assert about["JobState"] == "COMPLETED", f"{about['JobState']} {about['ExitCode']}: {run.output[-6000:]}"
     for rank in (0, 1):
@@ -67,7 +69,9 @@ def requeue(run: Run, job: str) -> None:
 
 def preempt(run: Run, job: str) -> None:
     """A job of a partition that goes first."""
-    run.cluster.submit("--partition=high", "--nodes=2", "--output=/dev/null", "--wrap", "sleep 2")
+    run.cluster.submit(
+        "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2"
+    )
 
 
 def signal_while_a_rank_waits(run: Run, job: str) -> None:

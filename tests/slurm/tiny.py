@@ -89,7 +89,9 @@ def make_shards(folder: Path) -> None:
 
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(len(CLASSES), (101,), generator=generator).tolist()
-    write_shards(({"__key__": f"{n:03}", "cls": str(label).encode()} for n, label in enumerate(labels)), folder)
+    write_shards(
+        ({"__key__": f"{n:03}", "cls": str(label).encode()} for n, label in enumerate(labels)), folder
+    )
 
 
 if __name__ == "__main__":
