@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -54,20 +55,25 @@ class FiniteSteps(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.is_bad is None:
-            self.is_bad, self.keys = torch.zeros((), device=pl_module.device), []
+        if self.is_bad is None:  # with accumulation, several batches share a step
+            self.keys = []
         self.keys += batch.keys
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self.is_bad = torch.maximum(self.is_bad, _is_bad(loss.detach()))
+        bad = _is_bad(loss.detach())
+        self.is_bad = bad if self.is_bad is None else torch.maximum(self.is_bad, bad)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        own, self.is_bad = self.is_bad, None
-        if trainer.precision_plugin.__class__.__name__ != "MixedPrecision" and parameters:
-            own = torch.maximum(own, _is_bad(_local_norm(parameters)))
+        own = torch.zeros((), device=pl_module.device) if self.is_bad is None else self.is_bad
+        self.is_bad = None
+        precision = trainer.precision_plugin
+        # A gradient scaler looks for infinite gradients by itself: it makes them when its scale is too large.
+        is_scaled = isinstance(precision, MixedPrecision) and precision.scaler is not None
+        if parameters and not is_scaled:
+            own = torch.maximum(own, _is_bad(_local_norms(parameters)))
         bad = own.clone()
         if world()[1] > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
@@ -131,7 +137,7 @@ def _is_bad(value: Tensor) -> Tensor:
     return (~torch.isfinite(value)).any().float()
 
 
-def _local_norm(parameters: list[torch.nn.Parameter]) -> Tensor:
+def _local_norms(parameters: list[torch.nn.Parameter]) -> Tensor:
     """Return the norms of the gradients, of this rank's shards where they are sharded: (parameters,)."""
     grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters]
     return torch.stack([norm.float() for norm in torch._foreach_norm(grads)])

@@ -33,7 +33,9 @@ class Hearing:
             self.previous = {number: signal.getsignal(number) for number in SIGNALS}
             self.received, self.deferring, self.process = None, False, os.getpid()
         for number in SIGNALS:
-            signal.signal(number, self._handle)
+            # A shell lets what it starts with `&` ignore Ctrl-C, and so it stays.
+            if self.previous[number] is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def defer(self) -> None:
         """Say that a step boundary will come at which `received` is looked at."""
@@ -61,7 +63,9 @@ class Hearing:
         elif self.deferring:
             self.received = number
         else:
-            os.write(2, f"\n{signal.Signals(number).name} before the first step: nothing to save\n".encode())
+            os.write(
+                2, f"\n{signal.Signals(number).name}: stopped before there was anything to save\n".encode()
+            )
             # Not SystemExit: an import may catch that.
             os._exit(STOPPED)
 

@@ -29,6 +29,7 @@ class Line(LightningModule):
         self.scores = [3.0, 1.0, 2.0, 5.0]
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.trainer.datamodule.cursor = batch.cursor
         loss = self.layer(batch.inputs["x"]["x"]).square().mean()
         return loss * float("nan") if self.trainer.global_step + 1 in self.nan_at else loss
 
@@ -56,6 +57,12 @@ class Numbers(LightningDataModule):
                 )
 
         return DataLoader(Stream(batches), batch_size=None)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"cursor": self.cursor}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.cursor = state_dict["cursor"]
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader([0], batch_size=None)

@@ -33,7 +33,7 @@ READY = "print('ready', flush=True)"
 def test_before_the_first_step_a_signal_ends_the_process_with_75(number):
     code, printed = program(f"try:\n    {READY}\n    time.sleep(20)\nexcept BaseException:\n    pass", number)
     assert code == 75
-    assert f"{number.name} before the first step" in printed
+    assert f"{number.name}: stopped before there was anything to save" in printed
 
 
 def test_from_then_on_it_is_noted_and_the_step_goes_on():

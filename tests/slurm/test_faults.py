@@ -98,10 +98,15 @@ def freeze_one_rank(run: Run, job: str) -> None:
     os.kill(ranks(run, "node2")[0], signal.SIGSTOP)
 
 
+def has_left(run: Run, job: str) -> None:
+    """Wait until Slurm has noticed: a node takes longer than that to start again."""
+    run.cluster.wait(lambda: run.cluster.show(job)["JobState"] != "RUNNING", 120, "the job has left the node")
+
+
 def freeze_a_node(run: Run, job: str) -> None:
     """It hangs until someone switches it off and on."""
     run.cluster.signal(signal.SIGSTOP, "node2")
-    run.cluster.wait(lambda: run.cluster.show(job)["JobState"] != "RUNNING", 60, "the job has left the node")
+    has_left(run, job)
     run.cluster.crash("node2")
     run.cluster.boot("node2")
     run.cluster.wait(run.cluster.is_ready, 60, "the node is back")
@@ -110,7 +115,7 @@ def freeze_a_node(run: Run, job: str) -> None:
 def crash(node: str) -> Callable[[Run, str], None]:
     def fault(run: Run, job: str) -> None:
         run.cluster.crash(node)
-        time.sleep(1)
+        has_left(run, job)
         run.cluster.boot(node)
 
     return fault
@@ -118,7 +123,7 @@ def crash(node: str) -> Callable[[Run, str], None]:
 
 def kill_a_slurmd(run: Run, job: str) -> None:
     run.cluster.signal(signal.SIGKILL, "node2", "^slurmd -D")
-    run.cluster.wait(lambda: run.cluster.show(job)["JobState"] != "RUNNING", 90, "the job has left the node")
+    has_left(run, job)
     run.cluster.crash("node2")
     run.cluster.boot("node2")
 
@@ -144,10 +149,12 @@ FAULTS: dict[str, Callable[[Run, str], None]] = {
     "kill-a-slurmd": kill_a_slurmd,
     "node-set-down": set_a_node_down,
 }
+STEP_S = {"kill-a-slurmd": 1.0}  # Slurm takes a while to notice; till then the job goes on
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_training_changes_nothing(fault, run, undisturbed):
+def test_a_fault_in_training_changes_nothing(fault, healthy, base, shards, undisturbed):
+    run = Run(healthy, base / fault, shards, model={"step_s": STEP_S.get(fault, 0.15)})
     job = run.submit()
     run.reach(random.Random(os.environ.get("FAULT_SEED", "") + fault).randrange(2, STEPS - 8))
     began = time.monotonic()
@@ -238,3 +245,24 @@ def test_another_number_of_nodes_trains_on_the_next_samples(first, then, healthy
     ours, theirs = load(run.weights()), load(plain.weights())
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cancelled_job_stays_cancelled_and_its_run_can_be_gone_on_with(run, undisturbed):
+    job = run.submit()
+    run.reach(7)
+    run.cluster.run("scancel", job)
+    run.cluster.wait(lambda: not run.cluster.run("squeue", "-h"), 60, "the job is gone")
+    time.sleep(3)
+    assert run.cluster.show(job)["JobState"] == "CANCELLED"
+    assert run.cluster.finish(run.submit(), 150)["JobState"] == "COMPLETED", run.output
+    assert run.weights() == undisturbed.weights()
+
+
+def test_an_error_of_one_rank_ends_the_job_for_good_and_leaves_its_message(healthy, base, shards):
+    run = Run(healthy, base / "error", shards, model={"fail_at": 7 * BATCH})
+    job = run.submit()
+    about = healthy.finish(job, 150)
+    assert (about["JobState"], about["Restarts"]) == ("FAILED", "0"), run.output
+    message = (run.run_dir / "logs" / f"error.{job}.0.txt").read_text()
+    assert "an error of its own" in message
+    assert "lost" not in message  # the other rank is no reason

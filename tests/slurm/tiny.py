@@ -45,6 +45,7 @@ class Tiny(Stage):
         step_s: how long a step takes at least.
         dropout: of the network.
         ballast_mb: what its checkpoints hold besides, so that writing one takes a while.
+        fail_at: position in the data at which the last rank fails by an error of its own.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Tiny(Stage):
         step_s: float = 0.0,
         dropout: float = 0.3,
         ballast_mb: int = 0,
+        fail_at: int | None = None,
         optim: Optim | None = None,
     ) -> None:
         super().__init__(optim)
-        self.record, self.step_s = record, step_s
+        self.record, self.step_s, self.fail_at = record, step_s, fail_at
         self.net = Net(dropout=dropout)
         self.register_buffer("ballast", torch.zeros(ballast_mb << 18))
 
@@ -80,6 +82,8 @@ class Tiny(Stage):
             with open(f"{self.record}.{self.global_rank}", "a") as file:
                 file.write(json.dumps([restart, batch.cursor, batch.keys, float(loss.detach())]) + "\n")
             time.sleep(self.step_s)
+            if batch.cursor == self.fail_at and self.global_rank == self.trainer.world_size - 1:
+                raise RuntimeError("an error of its own")
         return {"class": loss}
 
 
