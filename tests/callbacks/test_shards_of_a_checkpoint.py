@@ -1,4 +1,4 @@
-"""A strategy that writes shards from all ranks: whole or not there, checked by all ranks, the newest whole one resumed."""
+"""Shards from all ranks: whole or not there, checked by all ranks, the newest whole ones resumed."""
 
 import json
 import os
