@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoints import Best, Checkpoints
 from callbacks.finite import FiniteSteps
+from callbacks.origins import Origins
 from callbacks.parts import WriteParts
 from callbacks.preemption import NoSignals, Preemption
 from callbacks.progress import StepBar
@@ -24,6 +25,7 @@ from callbacks.signals import STOPPED
 from callbacks.summary import Summary
 from callbacks.watchdog import Watchdog
 from datamodules.samples import SampleDataModule
+from stages import planning
 from stages.cli import refusals
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
@@ -59,6 +61,18 @@ LOST_RANK = (
 """What gloo and NCCL say when a rank at the other end is gone."""
 
 
+class RunTrainer(Trainer):
+    """Lightning's trainer, with one subcommand more."""
+
+    def plan(self, mfu: float = 0.4, peak_tflops: float = 989.0) -> None:
+        """Say what the run will need and do: parameters, memory, work and hours, without running it.
+
+        Args:
+            mfu: share of the GPU's peak that the run is thought to reach.
+            peak_tflops: of one GPU, 10^12 operations a second; 989 is an H100's in bf16.
+        """
+
+
 class TrainingCLI(LightningCLI):
     """A stage, its data, and one run directory; `fit` goes on where an earlier `fit` of the same config stopped."""
 
@@ -69,6 +83,7 @@ class TrainingCLI(LightningCLI):
         return cls(
             getattr(importlib.import_module(module_name), name),
             SampleDataModule,
+            trainer_class=RunTrainer,
             args=args,
             auto_configure_optimizers=False,
             save_config_callback=None,
@@ -97,7 +112,7 @@ class TrainingCLI(LightningCLI):
             "datamodule",
             "weights_only",
         }
-        return {"fit": skipped, "validate": skipped}
+        return {"fit": skipped, "validate": skipped, "plan": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, required=True, help="Folder that this run leaves.")
@@ -182,6 +197,29 @@ class TrainingCLI(LightningCLI):
 
     # ---- building and running
 
+    def instantiate_classes(self) -> None:
+        """Build everything; for a plan, the stage on the meta device and no trainer, whose GPUs may not be here."""
+        if self.subcommand != "plan":
+            super().instantiate_classes()
+            return
+        with torch.device("meta"):
+            built = self.parser.instantiate_classes(self.config)
+        self.model, self.datamodule = self._get(built, "model"), self._get(built, "data")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "plan":
+            self.plan()
+        else:
+            super()._run_subcommand(subcommand)
+
+    def plan(self) -> None:
+        """Say what the run will need and do."""
+        asked = self.config["plan"]
+        layout = planning.Layout.of(asked["trainer"])
+        batch = self.datamodule.example(layout.ranks)
+        found = planning.plan(self.model, batch, self.datamodule.batch_size, layout)
+        planning.report(found, asked["mfu"], asked["peak_tflops"])
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("logger") is None:
             config["logger"] = TensorBoardLogger(self.run_dir, name="logs", version="")
@@ -196,6 +234,7 @@ class TrainingCLI(LightningCLI):
             Watchdog(self._setting("stall_timeout_s")),
             StepSeeds(self._setting("seed_everything")),
             FiniteSteps(self._setting("max_skipped_steps"), self.run_dir / "logs" / "restored.txt"),
+            Origins(),
             WriteParts(self.run_dir / "parts"),
             StepBar(),
             Preemption(checkpoints),
