@@ -1,4 +1,4 @@
-"""Signals: what asks a run to stop, heard from before the slow imports on. Imports nothing that is slow."""
+"""Signals: what asks a run to stop. Imports nothing that is slow, since they are heard before Lightning is there."""
 
 import os
 import signal
@@ -80,9 +80,3 @@ def _default(number: int, frame: FrameType | None, is_ignored: bool) -> None:
 
 hearing = Hearing()
 """Handlers belong to a process, so there is one."""
-
-
-def hear_early() -> None:
-    """Hear signals while `python -m stages.<stage>` is still importing, and in no other program."""
-    if sys.argv[:1] == ["-m"]:  # what Python puts there while it looks for the module
-        hearing.hear()

@@ -1,6 +1,5 @@
 """Signals: before the first step they end the process with code 75, from then on they are noted and nothing more."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -72,14 +71,3 @@ def test_what_was_there_before_is_put_back():
     with Hearing() as hearing:
         assert signal.getsignal(signal.SIGUSR1) == hearing._handle
     assert signal.getsignal(signal.SIGUSR1) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_while_a_stage_imports_ends_it_with_75(number):
-    command = [sys.executable, "-m", "stages.align", "fit", "--config", "no.yaml"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ})
-    time.sleep(0.7)
-    process.send_signal(number)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 75, printed

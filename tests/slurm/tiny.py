@@ -1,22 +1,18 @@
 """Tiny: a stage that trains in seconds and writes down every batch, to be disturbed."""
 
-from callbacks.signals import hearing
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
 
-hearing.hear()  # a stage of one's own hears signals while it imports by this; `python -m stages.…` does it itself
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-import json  # noqa: E402
-import os  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn.functional import cross_entropy  # noqa: E402
-
-from datamodules.batch import Batch  # noqa: E402
-from modules.parts import Part  # noqa: E402
-from stages.stage import Optim, Stage  # noqa: E402
+from datamodules.batch import Batch
+from modules.parts import Part
+from stages.stage import Optim, Stage
 
 CLASSES = [str(number) for number in range(10)]
 
