@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from datamodules.batch import Batch
+from modules.chunks import encode_in_chunks
 from modules.encoders.encoder import as_encoder
 from modules.objectives.aligned import Aligned, AlignmentObjective
 from modules.objectives.modality_masking import ModalityMasking
@@ -22,12 +23,16 @@ class Align(Stage):
         dim: width of the shared space.
         objective: InfoNCE, SigLIP or another AlignmentObjective; several at once are Weighted.
         masking: takes modalities away from samples while training.
+        chunks: pieces that a batch is encoded in, each computed twice so that only one is in memory; the objective
+            sees the whole batch, which `trainer.accumulate_grad_batches` would not give it.
         optim: optimiser and schedule.
         lr_factors: name prefix -> factor of the learning rate; 0 freezes.
 
     Raises:
-        ValueError: when there are fewer than two modalities.
+        ValueError: when there are fewer than two modalities, or `chunks` is not positive.
     """
+
+    compares_samples = True
 
     def __init__(
         self,
@@ -35,6 +40,7 @@ class Align(Stage):
         dim: int,
         objective: AlignmentObjective,
         masking: ModalityMasking | None = None,
+        chunks: int = 1,
         optim: Optim | None = None,
         lr_factors: dict[str, float] | None = None,
     ) -> None:
@@ -49,6 +55,9 @@ class Align(Stage):
         )
         self.objective = objective
         self.masking = masking
+        if chunks < 1:
+            raise ValueError(f"chunks is {chunks}, expected 1 or more")
+        self.chunks = chunks
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:
@@ -63,7 +72,10 @@ class Align(Stage):
         inputs, rows = batch.inputs, batch.rows
         if self.masking is not None:
             inputs, rows = self.masking(inputs, rows, len(batch))
-        tokens = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        tokens = {
+            name: encode_in_chunks(encoder, inputs[name], self.chunks)
+            for name, encoder in self.encoders.items()
+        }
         embeddings = {name: normalize(self.projections[name](tokens[name]), dim=-1) for name in tokens}
         return self.objective(Aligned(embeddings, rows, len(batch), tokens))
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from datamodules.batch import Batch
 from modules.assistant import CONVERSATION, Assistant
+from modules.collectives import global_mean
 from modules.encoders.encoder import as_encoder
 from modules.language_model import LanguageModel
 from modules.parts import Part
@@ -77,7 +78,8 @@ class Instruct(Stage):
             batch,
             prog_bar=("token_accuracy",),
         )
-        return {"answer": nn.functional.cross_entropy(logits.float(), said, reduction="sum") / count}
+        total = nn.functional.cross_entropy(logits.float(), said, reduction="sum")
+        return {"answer": global_mean(total, len(said))}
 
 
 if __name__ == "__main__":

@@ -43,13 +43,16 @@ def normal(text: str) -> str:
 
 
 def blank(inputs: Inputs) -> Inputs:
-    """Return Inputs of the same size that show nothing: a mid-gray picture, silence.
+    """Return Inputs of the same size that show nothing: a mid-gray picture, silence, no item of a catalogue.
 
-    Intensities are the uint8 tensors, signals the floating ones; lengths and masks stay as they are.
+    Intensities are the uint8 tensors, signals the floating ones, choices out of many (of which 0 is none) the int32
+    ones; lengths, places and masks, which are int64 and bool, stay as they are.
     """
-    nothing = {torch.uint8: 128, torch.float32: 0.0}
+    nothing = {torch.uint8: 128, torch.int32: 0}
     return {
-        name: torch.full_like(tensor, nothing[tensor.dtype]) if tensor.dtype in nothing else tensor
+        name: torch.full_like(tensor, nothing.get(tensor.dtype, 0))
+        if tensor.dtype in nothing or tensor.is_floating_point()
+        else tensor
         for name, tensor in inputs.items()
     }
 

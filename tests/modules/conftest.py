@@ -1,9 +1,14 @@
-"""Tiny encoders and a tiny tokenizer, built from configs: nothing is downloaded."""
+"""Tiny encoders and a tiny tokenizer, built from configs: nothing is downloaded; and two ranks to compute on."""
 
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 TEXTS = ["a red seven left of a blue two", "a green five above a white nine", "Which digit is shown? yes no"]
 TRUNK = {
@@ -31,6 +36,33 @@ LLAMA = {
     "num_attention_heads": 2,
     "max_position_embeddings": 256,
 }
+
+
+@pytest.fixture(scope="session")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[int], Any]], list[Any]]:
+    """A function that runs `make(rank)` in two processes joined by gloo and returns what each made, by rank.
+
+    `make` is a function of a test's file; what it returns is tensors and plain values. Processes are spawned: autograd
+    refuses to run in a forked one where the parent has used a GPU.
+    """
+
+    def run(make: Callable[[int], Any]) -> list[Any]:
+        folder = tmp_path_factory.mktemp("ranks")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(_one_rank, (port, str(folder), make), nprocs=2)
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    return run
+
+
+def _one_rank(rank: int, port: int, folder: str, make: Callable[[int], Any]) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.save(make(rank), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A tiny aligned space, an assistant and a few scenes on disk, as finished stages leave them."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,12 @@ def scene(number: int) -> dict[str, bytes | str]:
         "flac": sound.getvalue(),
         "txt": caption.encode(),
     }
+
+
+@pytest.fixture(scope="session")
+def make_scene() -> Callable[[int], dict[str, bytes | str]]:
+    """What makes the sample of a number."""
+    return scene
 
 
 @pytest.fixture(scope="session")
