@@ -22,7 +22,9 @@ class StepSeeds(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        text = f"{self.seed} {batch.cursor} {trainer.global_rank}".encode()
+        # Ranks that share a batch and split its tensors draw alike; None where nothing is distributed.
+        share = (trainer.distributed_sampler_kwargs or {"rank": 0})["rank"]
+        text = f"{self.seed} {batch.cursor} {share}".encode()
         number = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
         random.seed(number)
         np.random.seed(number)

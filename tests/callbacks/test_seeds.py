@@ -10,7 +10,7 @@ from callbacks.seeds import StepSeeds
 
 
 def draws(cursor: int, rank: int = 0, seed: int = 0) -> tuple[float, float, float]:
-    callback, trainer = StepSeeds(seed), SimpleNamespace(global_rank=rank)
+    callback, trainer = StepSeeds(seed), SimpleNamespace(distributed_sampler_kwargs={"rank": rank})
     callback.on_train_batch_start(trainer, None, SimpleNamespace(cursor=cursor), 0)
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
