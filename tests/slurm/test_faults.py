@@ -177,10 +177,10 @@ def test_a_signal_during_imports_changes_nothing(number, run, undisturbed):
 
 @pytest.mark.parametrize("warned", [True, False])
 def test_a_time_limit_changes_nothing(warned, healthy, base, shards, undisturbed):
-    run = Run(healthy, base / f"time-{warned}", shards, model={"step_s": 1.3})
+    run = Run(healthy, base / f"time-{warned}", shards, model={"step_s": 3.0})
     began = time.monotonic()
-    job = run.submit("--time=1", "--signal=USR1@30" if warned else "--signal=USR1@0")
-    ends_like_an_undisturbed_one(run, job, undisturbed, began, 300)
+    job = run.submit("--time=2", "--signal=USR1@30" if warned else "--signal=USR1@0")
+    ends_like_an_undisturbed_one(run, job, undisturbed, began, 400)
 
 
 def test_kill_in_the_middle_of_writing_a_checkpoint_changes_nothing(healthy, base, shards, undisturbed):
