@@ -22,10 +22,14 @@ def test_a_script_opens_with_what_it_is_for_and_how_it_is_submitted(script):
         assert (ROOT / named).is_file()
 
 
-def submitted(tmp_path: Path, code: int, error: bool = False, **variables: str) -> tuple[int, list[str]]:
+def submitted(
+    tmp_path: Path, code: int, error: bool = False, state: str = "RUNNING", **variables: str
+) -> tuple[int, list[str]]:
     """Run a step that exits with a code, and return the script's exit code and what it asked of scontrol."""
     asked = tmp_path / "asked"
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tmp_path / "scontrol").write_text(
+        f'#!/bin/sh\n[ $1 = show ] && echo JobState={state} || echo "$@" >> {asked}\n'
+    )
     (tmp_path / "scontrol").chmod(0o755)
     note = 'mkdir -p "$RUN_DIR/logs"; echo failed > "$TRIVIUM_ERROR_FILE"; ' if error else ""
     script = f"source {ROOT}/configs/slurm/requeue.sh; run_or_requeue bash -c '{note}exit {code}'"
@@ -59,3 +63,7 @@ def test_a_job_is_requeued_so_many_times_and_no_more(tmp_path):
 def test_a_task_of_an_array_requeues_itself_alone(tmp_path):
     array = {"SLURM_ARRAY_JOB_ID": "120", "SLURM_ARRAY_TASK_ID": "7"}
     assert submitted(tmp_path, 75, **array)[1] == ["requeue 120_7"]
+
+
+def test_a_job_that_was_cancelled_stays_so(tmp_path):
+    assert submitted(tmp_path, 75, state="CANCELLED")[1] == []

@@ -15,7 +15,9 @@ run_or_requeue() {
     trap : TERM USR1
     "$@"
     code=$?
-    if ((code == 75 || code > 128)) && [[ ! -s $TRIVIUM_ERROR_FILE ]] && ((restarts < MAX_RESTARTS)); then
+    # A job that was cancelled could be requeued, but that is not what who cancelled it wants.
+    if ((code == 75 || code > 128)) && [[ ! -s $TRIVIUM_ERROR_FILE ]] && ((restarts < MAX_RESTARTS)) &&
+        [[ $(scontrol show job "$job" 2>/dev/null) != *JobState=CANCELLED* ]]; then
         echo "start $restarts of job $job ended with code $code: it goes on in two minutes or more"
         scontrol requeue "$job"
     fi
