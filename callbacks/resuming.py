@@ -41,10 +41,9 @@ class Resuming(_CheckpointConnector):
         Raises:
             CheckpointError: when that one is broken, or all of them are.
         """
-        if self.trainer.state.fn is not TrainerFn.FITTING:
-            return super().resume_start(checkpoint_path, weights_only=True)
-        chosen = self._asked(checkpoint_path) if checkpoint_path else self._newest_whole()
-        if chosen is not None:
+        is_fit = self.trainer.state.fn is TrainerFn.FITTING
+        chosen = self._asked(checkpoint_path) if checkpoint_path else self._newest_whole() if is_fit else None
+        if is_fit and chosen is not None:
             rank_zero_info(f"going on from {chosen}")
         super().resume_start(chosen, weights_only=True)
 
@@ -64,7 +63,7 @@ class Resuming(_CheckpointConnector):
         if "://" in str(path):
             raise CheckpointError(f"--ckpt_path {path} is a URL: copy the checkpoint to a disk first")
         if reason := self._what_is_wrong(Path(path)):
-            raise CheckpointError(f"--ckpt_path {path} cannot be gone on from: {reason}")
+            raise CheckpointError(f"{path} cannot be used: {reason}")
         return Path(path)
 
     def _newest_whole(self) -> Path | None:

@@ -13,8 +13,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.checkpoint_file import candidates
 from callbacks.checkpoints import Best, Checkpoints
 from callbacks.finite import FiniteSteps
+from callbacks.float32_products import Float32Products
 from callbacks.origins import Origins
 from callbacks.parts import WriteParts
 from callbacks.preemption import NoSignals, Preemption
@@ -25,6 +27,7 @@ from callbacks.signals import STOPPED
 from callbacks.summary import Summary
 from callbacks.watchdog import Watchdog
 from datamodules.samples import SampleDataModule
+from modules import parts
 from stages import planning
 from stages.cli import refusals
 
@@ -240,6 +243,7 @@ class TrainingCLI(LightningCLI):
             Preemption(checkpoints),
             checkpoints,
             Summary(self.run_dir),
+            Float32Products(),
         ]
         ours.append(LambdaCallback(on_train_start=lambda *_: self._begin()))
         if config.get("enable_progress_bar") is False:
@@ -272,6 +276,37 @@ class TrainingCLI(LightningCLI):
                 raise
             print(f"\nanother rank is lost: run the same command again to go on ({error})", file=sys.stderr)
             raise SystemExit(STOPPED) from error
+
+    def validate(self, model: Any, **kwargs: Any) -> None:
+        """Validate a checkpoint, or what this run directory holds: a finished run's parts, else its newest checkpoint.
+
+        Raises:
+            ValueError: when the run has neither, or what it hands over is not all that is validated.
+        """
+        checkpoint = kwargs.pop("ckpt_path", None)
+        if checkpoint is None and not self._take_parts(model):
+            checkpoint = next(iter(candidates(self.run_dir / "checkpoints")), None)
+            if checkpoint is None:
+                raise ValueError(
+                    f"{self.run_dir} holds nothing to validate: run fit first, or name a --ckpt_path"
+                )
+        print(f"validating {checkpoint or self.run_dir / 'parts'}")
+        self.trainer.validate(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
+
+    def _take_parts(self, model: Any) -> bool:
+        """Give the model the weights of a finished run's parts; false where the run is not finished."""
+        if not (self.run_dir / "metrics.json").is_file():
+            return False
+        exports = model.exports()
+        handed_over = {id(parameter) for part in exports.values() for parameter in part.parameters()}
+        if rest := [name for name, value in model.named_parameters() if id(value) not in handed_over]:
+            raise ValueError(
+                f"{self.run_dir} is finished and has handed over its parts, and {rest[0]} is in none of them: name a "
+                "--ckpt_path, such as --save_every_steps leaves"
+            )
+        for name, part in exports.items():
+            part.load_state_dict(parts.load(str(self.run_dir / "parts" / name)).state_dict())
+        return True
 
 
 class ParsedOnly(TrainingCLI):

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from modules.parts import Part
 from modules.tokens import Tokens
 
 
@@ -19,12 +20,14 @@ class Aligned:
         rows: (rows,), int64: which sample of the batch each row belongs to, by modality.
         size: samples in the batch.
         tokens: Tokens (rows, tokens, width of the encoder) by modality, for objectives that look inside a row.
+        inputs: what the encoders were given, by modality, for objectives that ask for it back, such as a text's ids.
     """
 
     embeddings: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
     size: int
     tokens: Mapping[str, Tokens]
+    inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 class AlignmentObjective(nn.Module, ABC):
@@ -46,6 +49,21 @@ class AlignmentObjective(nn.Module, ABC):
     @abstractmethod
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return named scalar losses of two modalities or more."""
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        """Be told of the model, once and before the first step: build what depends on it, refuse what does not fit.
+
+        Args:
+            widths: modality -> width of its encoder's tokens.
+            dim: width of the shared space.
+
+        Raises:
+            ValueError: when the objective was built for another model.
+        """
+
+    def exports(self) -> dict[str, Part]:
+        """Return what a later stage may want of the objective itself, by name; most leave nothing."""
+        return {}
 
 
 def shared_rows(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor]:

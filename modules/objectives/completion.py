@@ -1,5 +1,7 @@
 """Completion: a sample's embedding in one modality, told from its embeddings in the others."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -22,7 +24,8 @@ class Completion(AlignmentObjective):
         hidden: width of the predictors' hidden layer.
 
     Raises:
-        ValueError: when fewer than two modalities are named; in use, when the model lacks one, or has another width.
+        ValueError: when fewer than two modalities are named; `configure` and in use, when the model lacks one, or has
+            another width.
     """
 
     def __init__(self, modalities: list[str], dim: int, hidden: int = 512) -> None:
@@ -39,6 +42,16 @@ class Completion(AlignmentObjective):
                 for name in modalities
             }
         )
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        if lacking := [name for name in self.maps if name not in widths]:
+            raise ValueError(
+                f"completion of {', '.join(lacking)}: the model has {', '.join(widths)}; take it out of `modalities`"
+            )
+        if dim != self.dim:
+            raise ValueError(
+                f"completion in {self.dim} dimensions, the shared space has {dim}: set its dim to {dim}"
+            )
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return `completion_<modality>` for each, the mean over all ranks."""

@@ -1,9 +1,10 @@
-"""Run the whole pipeline on the embedded data, make that data, or measure what each stage is worth."""
+"""Run the whole pipeline on the embedded data, make that data, measure what each stage is worth, or let it draw."""
 
 from stages.cli import command
 from stages.demo.ablation import ablate
+from stages.demo.draw import draw
 from stages.demo.pipeline import run
 from stages.demo.spoken_scenes import make
 
 if __name__ == "__main__":
-    command({"run": run, "data": make, "ablate": ablate})
+    command({"run": run, "data": make, "ablate": ablate, "draw": draw})

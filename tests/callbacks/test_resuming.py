@@ -86,7 +86,7 @@ def test_a_checkpoint_asked_for_is_checked_and_not_replaced_by_another(fit, line
     fit(module, checkpoints(stopped), steps=6, ckpt_path=str(asked))
     assert list(module.weights) == [5, 6]
     cut(asked)
-    with pytest.raises(CheckpointError, match=r"step-00000004.ckpt cannot be gone on from"):
+    with pytest.raises(CheckpointError, match=r"step-00000004.ckpt cannot be used"):
         fit(line(), checkpoints(stopped), steps=6, ckpt_path=str(asked))
     with pytest.raises(CheckpointError, match="nothing of that name"):
         fit(line(), checkpoints(stopped), steps=6, ckpt_path=str(stopped / "no.ckpt"))
