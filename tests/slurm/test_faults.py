@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import BATCH, STEPS, Run
+from tiny_run import BATCH, STEPS, Run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-TASK = "-m tiny fit"
 RANK = r"python\S* -m tiny fit"
 
 
