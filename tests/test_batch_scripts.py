@@ -23,7 +23,12 @@ def test_a_script_opens_with_what_it_is_for_and_how_it_is_submitted(script):
 
 
 def submitted(
-    tmp_path: Path, code: int, error: bool = False, state: str = "RUNNING", **variables: str
+    tmp_path: Path,
+    code: int,
+    error: bool = False,
+    state: str = "RUNNING",
+    ends: str = "N/A",
+    **variables: str,
 ) -> tuple[int, list[str]]:
     """Run a step that exits with a code, and return the script's exit code and what it asked of scontrol."""
     asked = tmp_path / "asked"
@@ -31,6 +36,8 @@ def submitted(
         f'#!/bin/sh\n[ $1 = show ] && echo JobState={state} || echo "$@" >> {asked}\n'
     )
     (tmp_path / "scontrol").chmod(0o755)
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {ends}\n")
+    (tmp_path / "squeue").chmod(0o755)
     note = 'mkdir -p "$RUN_DIR/logs"; echo failed > "$TRIVIUM_ERROR_FILE"; ' if error else ""
     script = f"source {ROOT}/configs/slurm/requeue.sh; run_or_requeue bash -c '{note}exit {code}'"
     environment = {
@@ -65,5 +72,9 @@ def test_a_task_of_an_array_requeues_itself_alone(tmp_path):
     assert submitted(tmp_path, 75, **array)[1] == ["requeue 120_7"]
 
 
-def test_a_job_that_was_cancelled_stays_so(tmp_path):
-    assert submitted(tmp_path, 75, state="CANCELLED")[1] == []
+@pytest.mark.parametrize(
+    ("ends", "requeued"), [("N/A", False), ("2999-01-01T00:00:00", False), ("2020-01-01T00:00:00", True)]
+)
+def test_a_job_that_was_cancelled_stays_so_and_one_whose_time_was_up_goes_on(ends, requeued, tmp_path):
+    asked = submitted(tmp_path, 75, state="COMPLETING", ends=ends)[1]
+    assert asked == (["requeue 123"] if requeued else [])
