@@ -18,20 +18,12 @@ if TYPE_CHECKING:
     from modules.unified import Sampling, Unified
 
 STEPS = (
-    (
-        Step(
-            "image tokenizer",
-            "stages.pretrain fit --config configs/pretrain/image_tokenizer.yaml",
-            "pretrain-image-tokenizer/metrics.json",
-        ),
-        Step(
-            "audio units",
-            "stages.unify units --encoder runs/demo/pretrain-audio/parts/encoders.audio "
-            "--shards runs/demo/shards/scenes-train --out runs/demo/audio-units",
-            "audio-units/card.yaml",
-        ),
+    Step(
+        "image tokenizer",
+        "stages.pretrain fit --config configs/pretrain/image_tokenizer.yaml",
+        "pretrain-image-tokenizer/metrics.json",
     ),
-    (Step("unify", "stages.unify fit --config configs/unify/spoken_scenes.yaml", "unify/metrics.json"),),
+    Step("unify", "stages.unify fit --config configs/unify/scenes.yaml", "unify/metrics.json"),
 )
 SHOWN = (
     *(f"a {colour} {digit}" for colour, digit in zip((*COLOURS, *COLOURS), DIGITS, strict=False)),
@@ -42,7 +34,7 @@ SHOWN = (
 
 
 def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
-    """Train the demo's model of words, image tokens and audio units, and measure what it draws and says.
+    """Train the demo's model of words and image tokens, and measure what it draws and says.
 
     Needs what `python -m stages.demo run` leaves. Goes on where an earlier run stopped. Leaves metrics.json and
     sheet.png in runs/demo/draw.
@@ -59,8 +51,8 @@ def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
     for path in ("align/parts", "pretrain-lm/parts", "shards/scenes-test/manifest.json", "raw/made.json"):
         if not (ROOT / path).exists():
             raise FileNotFoundError(f"no {ROOT / path}: run `python -m stages.demo run` first")
-    for group in STEPS:
-        run_together([step for step in group if not (ROOT / step.done).is_file()])
+    for step in STEPS:
+        run_together([] if (ROOT / step.done).is_file() else [step])
 
     from modules.embedder import Embedder
     from modules.unified import Sampling, Unified
@@ -149,11 +141,11 @@ def _recognised(asked: Sequence[str], seen: Sequence[str]) -> dict[str, float]:
 
 def _on_test_scenes(unified: "Unified", judge: Judge, sampling: "Sampling") -> dict[str, Any]:
     """Measure on held-out scenes: pictures drawn from captions, the same pictures real and as the tokenizer redraws
-    them, and what is said of pictures and of speech."""
+    them, and what is said of pictures."""
     import torch
 
     pixels, redrawn, drawn, captions = [], [], [], []
-    said: dict[str, list[tuple[str, str]]] = {"image": [], "audio": []}
+    said: list[tuple[str, str]] = []
     for batch in _test_batches(unified):
         real = batch.inputs["image"]["pixels"]
         texts = _texts(unified, batch)
@@ -161,8 +153,7 @@ def _on_test_scenes(unified: "Unified", judge: Judge, sampling: "Sampling") -> d
         redrawn.append(unified.tokenizers["image"].pixels(unified.numbers("image", batch.inputs["image"])[0]))
         drawn.append(unified.draw({"text": batch.inputs["text"]}, sampling))
         captions += texts
-        for name, found in said.items():
-            found += zip(texts, unified.caption({name: batch.inputs[name]}), strict=True)
+        said += zip(texts, unified.caption({"image": batch.inputs["image"]}), strict=True)
     kinds = {"real": torch.cat(pixels), "redrawn": torch.cat(redrawn), "drawn_scenes": torch.cat(drawn)}
     single = [row for row, text in enumerate(captions) if not parse(text).relation]
     asked = [captions[row].removeprefix("a ") for row in single]
@@ -175,7 +166,7 @@ def _on_test_scenes(unified: "Unified", judge: Judge, sampling: "Sampling") -> d
             }
             for name, each in kinds.items()
         },
-        **{f"said_of_{name}": _said(found) for name, found in said.items()},
+        "said": _said(said),
     }
 
 
@@ -231,8 +222,7 @@ def table(metrics: Mapping[str, Any]) -> str:
         "drawn_scenes": "drawn from test captions",
         "redrawn": "test pictures, through the tokenizer",
         "real": "test pictures as they are",
-        "said_of_image": "captions of test pictures",
-        "said_of_audio": "captions of test speech",
+        "said": "captions of test pictures",
         "chance": "chance",
     }
     lines = [f"{'':<44}{'digit':>8}{'colour':>8}{'both':>8}{'exact':>8}{'R@1':>8}"]
