@@ -95,7 +95,9 @@ class Cluster:
 
     def __init__(self, folder: Path, nodes: int = 2) -> None:
         self.folder = folder
-        self.port = 20000 + os.getpid() % 9000  # the first of `nodes + 1`; below those that Linux gives away
+        self.port = 20000 + 10 * (
+            os.getpid() % 900
+        )  # the first of `nodes + 1`; below those that Linux gives away
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
         self.conf = folder / "slurm.conf"
         self.environment = {**os.environ, "PATH": SEARCH_PATH, "SLURM_CONF": str(self.conf)}
