@@ -165,6 +165,11 @@ class SampleDataModule(LightningDataModule):
             return []
         return self._loader(SampleStream(self.val, self.batch_size, self._share()))
 
+    def example(self, world_size: int = 1) -> Batch:
+        """Return the first batch of training, as the first of `world_size` ranks gets it."""
+        share = self._checked(Share(0, world_size))
+        return next(iter(SampleStream(self.train, self.batch_size, share, seed=self.seed, order=self.order)))
+
     def consumed(self, batch: Batch) -> None:
         """Note that a batch is being trained on; the stage calls it.
 
@@ -194,7 +199,11 @@ class SampleDataModule(LightningDataModule):
         self.cursor, self.bad_samples = state_dict["cursor"], state_dict["bad_samples"]
 
     def _share(self) -> Share:
-        share = Share(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Share()
+        if self.trainer is None:
+            return self._checked(Share())
+        return self._checked(Share(self.trainer.global_rank, self.trainer.world_size))
+
+    def _checked(self, share: Share) -> Share:
         if self.batch_size % share.world_size:
             raise ValueError(
                 f"data.batch_size is {self.batch_size}, over all ranks, and does not divide by {share.world_size} ranks"

@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from modules.origin import mark_loaded, weightless
+
 CARD: Final = "card.yaml"
 WEIGHTS: Final = "weights.safetensors"
 VERSION: Final = 1
@@ -127,9 +129,13 @@ def load(path: str, allow: list[str] | None = None) -> Part:
         card, tensors, assets = _read_checkpoint(Path(checkpoint), part)
     else:
         card, tensors, assets = _read_folder(Path(path))
-    _check_tensors(card, tensors, path)
-    module = _build(card, assets, path, allow or [])
-    _fill(module, tensors, path)
+    if weightless():
+        module = _build(card, assets, path, allow or [])
+    else:
+        _check_tensors(card, tensors, path)
+        module = _build(card, assets, path, allow or [])
+        _fill(module, tensors, path)
+    mark_loaded(module, path)
     return module
 
 

@@ -26,7 +26,7 @@ class Align(Stage):
         lr_factors: name prefix -> factor of the learning rate; 0 freezes.
 
     Raises:
-        ValueError: when there are fewer than two modalities.
+        ValueError: when there are fewer than two modalities, or the objective was built for another model.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Align(Stage):
         self.projections = nn.ModuleDict(
             {name: Projection(part.dim, dim) for name, part in self.encoders.items()}
         )
+        objective.configure({name: encoder.dim for name, encoder in self.encoders.items()}, dim)
         self.objective = objective
         self.masking = masking
 

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
@@ -12,11 +13,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoints import Checkpoints, newest
+from callbacks.origins import Origins
 from callbacks.parts import WriteParts
 from callbacks.preemption import Preemption
 from callbacks.progress import StepBar
 from callbacks.summary import Summary
 from datamodules.samples import SampleDataModule
+from modules import parts
+from stages import planning
 from stages.cli import refusals
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
@@ -24,6 +28,18 @@ FREE = ("config", "ckpt_path", "run_dir", "data.num_workers", *CACHE, "save_ever
 """What may differ between a run and the command that goes on with it: where and how fast, not what."""
 FIXED_OF_TRAINER = ("max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
 """Of the trainer's settings, those that change what is learned; the rest may differ on another machine."""
+
+
+class RunTrainer(Trainer):
+    """Lightning's trainer, with one subcommand more."""
+
+    def plan(self, mfu: float = 0.4, peak_tflops: float = 989.0) -> None:
+        """Say what the run will need and do: parameters, memory, work and hours, without running it.
+
+        Args:
+            mfu: share of the GPU's peak that the run is thought to reach.
+            peak_tflops: of one GPU, 10^12 operations a second; 989 is an H100's in bf16.
+        """
 
 
 class TrainingCLI(LightningCLI):
@@ -36,6 +52,7 @@ class TrainingCLI(LightningCLI):
         return cls(
             getattr(importlib.import_module(module_name), name),
             SampleDataModule,
+            trainer_class=RunTrainer,
             args=args,
             auto_configure_optimizers=False,
             save_config_callback=None,
@@ -64,7 +81,7 @@ class TrainingCLI(LightningCLI):
             "datamodule",
             "weights_only",
         }
-        return {"fit": skipped, "validate": skipped}
+        return {"fit": skipped, "validate": skipped, "plan": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, required=True, help="Folder that this run leaves.")
@@ -140,6 +157,29 @@ class TrainingCLI(LightningCLI):
 
     # ---- building and running
 
+    def instantiate_classes(self) -> None:
+        """Build everything; for a plan, the stage on the meta device and no trainer, whose GPUs may not be here."""
+        if self.subcommand != "plan":
+            super().instantiate_classes()
+            return
+        with torch.device("meta"):
+            built = self.parser.instantiate_classes(self.config)
+        self.model, self.datamodule = self._get(built, "model"), self._get(built, "data")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "plan":
+            self.plan()
+        else:
+            super()._run_subcommand(subcommand)
+
+    def plan(self) -> None:
+        """Say what the run will need and do."""
+        asked = self.config["plan"]
+        layout = planning.Layout.of(asked["trainer"])
+        batch = self.datamodule.example(layout.ranks)
+        found = planning.plan(self.model, batch, self.datamodule.batch_size, layout)
+        planning.report(found, asked["mfu"], asked["peak_tflops"])
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("logger") is None:
             config["logger"] = TensorBoardLogger(self.run_dir, name="logs", version="")
@@ -147,6 +187,7 @@ class TrainingCLI(LightningCLI):
             self.run_dir / "checkpoints", every_n_steps=self._get(self.config, "save_every_steps")
         )
         ours = [
+            Origins(),
             WriteParts(self.run_dir / "parts"),
             StepBar(),
             Preemption(checkpoints),
@@ -170,13 +211,35 @@ class TrainingCLI(LightningCLI):
         self.trainer.fit(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
 
     def validate(self, model: Any, **kwargs: Any) -> None:
-        """Validate the newest checkpoint of this run directory; where there is none, what the config names."""
-        checkpoint = kwargs.pop("ckpt_path", None) or newest(self.run_dir / "checkpoints")
-        where = (
-            checkpoint or f"{self.run_dir} holds no checkpoint: the weights are those that the config names"
-        )
-        print(f"validating: {where}")
+        """Validate a checkpoint, or what this run directory holds: a finished run's parts, else its newest checkpoint.
+
+        Raises:
+            ValueError: when the run has neither, or what it hands over is not all that is validated.
+        """
+        checkpoint = kwargs.pop("ckpt_path", None)
+        if checkpoint is None and not self._take_parts(model):
+            checkpoint = newest(self.run_dir / "checkpoints")
+            if checkpoint is None:
+                raise ValueError(
+                    f"{self.run_dir} holds nothing to validate: run fit first, or name a --ckpt_path"
+                )
+        print(f"validating {checkpoint or self.run_dir / 'parts'}")
         self.trainer.validate(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
+
+    def _take_parts(self, model: Any) -> bool:
+        """Give the model the weights of a finished run's parts; false where the run is not finished."""
+        if not (self.run_dir / "metrics.json").is_file():
+            return False
+        exports = model.exports()
+        handed_over = {id(parameter) for part in exports.values() for parameter in part.parameters()}
+        if rest := [name for name, value in model.named_parameters() if id(value) not in handed_over]:
+            raise ValueError(
+                f"{self.run_dir} is finished and has handed over its parts, and {rest[0]} is in none of them: name a "
+                "--ckpt_path, such as --save_every_steps leaves"
+            )
+        for name, part in exports.items():
+            part.load_state_dict(parts.load(str(self.run_dir / "parts" / name)).state_dict())
+        return True
 
 
 class ParsedOnly(TrainingCLI):

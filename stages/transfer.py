@@ -1,7 +1,7 @@
 """Transfer: encoders and a fusion to a supervised task: classes, tags of words, or numbers (putting to use)."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from lightning.pytorch import Callback
 from torch import Tensor, nn
@@ -11,14 +11,13 @@ from callbacks.score_table import ScoreTable
 from datamodules.batch import Batch
 from modules.collectives import global_mean
 from modules.encoders.encoder import as_encoder
-from modules.fusion.fusion import Fusion
+from modules.fusion.fusion import FusionSource, as_fusion
 from modules.metrics.scores import Scores
 from modules.objectives.modality_masking import ModalityMasking
 from modules.parts import Part
 from modules.tasks.task import Judged, Task
 from stages.stage import Optim, Stage
 
-Kind = TypeVar("Kind", bound=Part)
 TINY: Final = 1e-12
 """A batch in which nothing was asked has a sum of 0, and weighs nothing."""
 
@@ -41,8 +40,8 @@ class Transfer(Stage):
     def __init__(
         self,
         encoders: dict[str, Part],
-        fusion: Callable[[dict[str, int]], Fusion] | Part,
-        task: Callable[[int], Task] | Part,
+        fusion: FusionSource,
+        task: Part | Callable[[int], Task],
         masking: ModalityMasking | None = None,
         optim: Optim | None = None,
         lr_factors: dict[str, float] | None = None,
@@ -51,32 +50,13 @@ class Transfer(Stage):
         if not encoders:
             raise ValueError("transfer was given no encoder, expected one or more")
         self.encoders = nn.ModuleDict({name: as_encoder(part, name) for name, part in encoders.items()})
-        widths = {name: encoder.dim for name, encoder in self.encoders.items()}
-        self.fusion = _checked(fusion if isinstance(fusion, Part) else fusion(widths), Fusion)
-        self._check_widths(widths)
-        self.task = _checked(task if isinstance(task, Part) else task(self.fusion.dim), Task)
-        if self.task.dim != self.fusion.dim:
-            raise ValueError(
-                f"the task takes tokens {self.task.dim} wide, the fusion gives {self.fusion.dim}: take the part of the "
-                "fusion that it was trained with"
-            )
+        self.fusion = as_fusion(fusion, {name: encoder.dim for name, encoder in self.encoders.items()})
+        self.task = _task(task, self.fusion.dim)
         self.task.check(dict(self.encoders.items()), self.fusion)
         self.masking = masking
         self.tally = self.task.tally()
         self.val_loss = MeanMetric()
         self.scores: Scores | None = None
-
-    def _check_widths(self, widths: dict[str, int]) -> None:
-        wrong = [
-            f"{name} {width} wide, built for {self.fusion.widths.get(name, 'none of it')}"
-            for name, width in widths.items()
-            if self.fusion.widths.get(name) != width
-        ]
-        if wrong:
-            raise ValueError(
-                f"{type(self.fusion).__name__} does not fit the encoders: {'; '.join(wrong)}. Take the encoders that "
-                "it was trained with, or name its class instead of the part"
-            )
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:
@@ -130,13 +110,20 @@ class Transfer(Stage):
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
 
 
-def _checked(part: Any, kind: type[Kind]) -> Kind:
-    if not isinstance(part, kind):
-        name = kind.__name__.lower()
+def _task(given: Part | Callable[[int], Task], dim: int) -> Task:
+    """Return the task that a config names, for fused tokens `dim` wide."""
+    task = given if isinstance(given, Part) else given(dim)
+    if not isinstance(task, Task):
         raise ValueError(
-            f"{name} was given a {type(part).__name__}, expected a {name}: name the folder of one, or a class"
+            f"a task was expected, found a {type(task).__name__}: name a class of modules/tasks, or the folder of a "
+            "part that is called task"
         )
-    return part
+    if task.dim != dim:
+        raise ValueError(
+            f"the task takes fused tokens {task.dim} wide, the fusion gives {dim}: take both from one run, or name the "
+            "task's class without `dim`, which then is the fusion's"
+        )
+    return task
 
 
 if __name__ == "__main__":

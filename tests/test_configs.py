@@ -90,7 +90,13 @@ def test_no_value_stands_in_two_configs_of_one_command(config):
 
 
 def test_every_stage_of_the_pipeline_has_a_config():
-    assert {config.split("/")[1] for config in CONFIGS} >= {"prepare", "pretrain", "align", "instruct"}
+    assert {config.split("/")[1] for config in CONFIGS} >= {
+        "prepare",
+        "pretrain",
+        "align",
+        "transfer",
+        "instruct",
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datamodules.modalities.bad_sample import BadSample
 from datamodules.modalities.target import Target
-from datamodules.modalities.text import Text, clean
+from datamodules.modalities.text import Text, clean, flattened
 
 IGNORED = -100
 """Behind a row's last word."""
@@ -74,9 +74,8 @@ class TaggedText(Text, Target):
         texts = [" ".join(words)[: self.max_characters] for words, _ in values]
         encoded = self.tokenizer.encode_batch(texts)
         kept = [self._kept(each) for each in encoded]
-        inputs = self._padded(
-            [[each.ids[p] for p in places] for each, places in zip(encoded, kept, strict=True)]
-        )
+        ids = [[each.ids[p] for p in places] for each, places in zip(encoded, kept, strict=True)]
+        inputs = self._padded(*flattened(ids))
         count = max((len(words) for words, _ in values), default=0)
         tags = np.full((len(values), count), IGNORED, dtype=np.int64)
         first = np.full((len(values), count), -1, dtype=np.int64)

@@ -86,17 +86,18 @@ class Text:
         self.tokenizer.encode_special_tokens = True  # here, since pickling for a worker forgets it
         encoded = self.tokenizer.encode_batch_fast(values)
         ids = [found.ids for found in encoded]
-        flat, lengths = _flat(ids)
+        flat, lengths = flattened(ids)
         # The post-processor adds as many to each text. A text with more has some of its own: those go.
         is_reserved = np.isin(flat, self.reserved)
         counts = np.bincount(np.repeat(np.arange(len(ids)), lengths), is_reserved, minlength=len(ids))
         if suspect := np.flatnonzero(counts > self.num_added).tolist():
             for row in suspect:
                 ids[row] = [ids[row][place] for place in self._kept(encoded[row])]
-        return self._padded(ids)
+            flat, lengths = flattened(ids)
+        return self._padded(flat, lengths)
 
-    def _padded(self, ids: list[list[int]]) -> dict[str, Tensor]:
-        flat, lengths = _flat(ids)
+    def _padded(self, flat: np.ndarray, lengths: np.ndarray) -> dict[str, Tensor]:
+        """Return Inputs of ids that stand one behind the other, so many of each text."""
         attention_mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
         input_ids = np.full(attention_mask.shape, self.pad_id, dtype=np.int64)
         input_ids[attention_mask] = flat
@@ -143,7 +144,7 @@ def _caption(data: bytes) -> str:
     return found[0].encode("utf-8", "replace").decode("utf-8")  # JSON may name half a character
 
 
-def _flat(ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+def flattened(ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Return all ids one behind the other, and how many each list has."""
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64, count=int(lengths.sum()))

@@ -13,6 +13,7 @@ from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.picture import PictureEncoder, patches_of
 from modules.encoders.processor import PictureSettings, choose_settings
 from modules.encoders.tokenizer import read_tokenizer, vocabulary
+from modules.origin import mark_loaded, weightless
 from modules.tokens import Tokens
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -57,6 +58,8 @@ class OpenClipImageEncoder(PictureEncoder):
         else:
             tower, told = model.visual, model.visual.preprocess_cfg
             settings = PictureSettings(image_size, tuple(told["mean"]), tuple(told["std"]))
+        if name_or_path is not None:
+            mark_loaded(tower, name_or_path)
         if not pooled:
             if not isinstance(tower, VisionTransformer):
                 raise ValueError(
@@ -117,6 +120,8 @@ class OpenClipTextEncoder(Encoder):
                 f"the text tower {type(tower).__name__} is a model of transformers: use "
                 "modules.encoders.huggingface.TextEncoder for it"
             )
+        if name_or_path is not None:
+            mark_loaded(tower, name_or_path)
         named = known["text_cfg"].get("hf_tokenizer_name")
         self.tokenizer_json = read_tokenizer(named, tokenizer) if tokenizer or named else clip_tokenizer()
         size = vocabulary(self.tokenizer_json)["vocab_size"]
@@ -214,6 +219,8 @@ def _load(
             raise ValueError(
                 f"{pretrained} was trained with QuickGELU, {name_or_path} has GELU: use {name_or_path}-quickgelu"
             )
+    if weightless():
+        return known, None
     model = open_clip.create_model(
         name, pretrained=pretrained, force_custom_text=True, require_pretrained=True
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from modules.encoders.picture import PictureEncoder, patches_of
 from modules.encoders.processor import PictureSettings, choose_settings
+from modules.origin import mark_loaded, weightless
 
 
 class TimmEncoder(PictureEncoder):
@@ -84,7 +85,9 @@ def _create(name_or_path: str, pretrained: bool, model_args: dict[str, Any]) -> 
 
     name = f"local-dir:{name_or_path}" if Path(name_or_path).is_dir() else name_or_path
     try:
-        trunk = timm.create_model(name, pretrained=pretrained, num_classes=0, **model_args)
+        trunk = timm.create_model(
+            name, pretrained=pretrained and not weightless(), num_classes=0, **model_args
+        )
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"timm gives no model {name_or_path} with {model_args} ({error})") from error
     if "forward_features" not in dir(trunk):
@@ -92,4 +95,6 @@ def _create(name_or_path: str, pretrained: bool, model_args: dict[str, Any]) -> 
             f"the timm model {name_or_path} ({type(trunk).__name__}) has no forward_features: it gives no tokens; "
             "choose another"
         )
+    if pretrained:
+        mark_loaded(trunk, name_or_path)
     return trunk

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from modules.origin import mark_loaded, weightless
+
 
 def load_trunk(
     name_or_path: str | None,
@@ -72,6 +74,10 @@ def pretrained_trunk(
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(name_or_path, **changes)
+    if weightless():
+        built = _auto(is_language_model).from_config(config, **_without_pooler(config, is_language_model))
+        mark_loaded(built, name_or_path)
+        return built
     model, report = _auto(is_language_model).from_pretrained(
         name_or_path,
         config=config,
@@ -85,6 +91,7 @@ def pretrained_trunk(
             f"{name_or_path} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:5])}); "
             "expected a checkpoint of this very architecture"
         )
+    mark_loaded(model, name_or_path)
     return model.train()  # as a new model is; whoever freezes it sets it to evaluate
 
 

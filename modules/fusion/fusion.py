@@ -1,7 +1,7 @@
 """Fusion: the interface that every way of joining modalities has, and what it returns."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,25 @@ class Fusion(Part):
 
     def init_args(self) -> dict[str, Any]:
         return {"widths": self.widths, "dim": self.dim}
+
+    def check_widths(self, widths: Mapping[str, int]) -> None:
+        """Refuse encoders that it was not built for, before there is a batch.
+
+        Args:
+            widths: modality -> width of its encoder's tokens; may lack some that the fusion was built for.
+
+        Raises:
+            ValueError: when a modality is not one the fusion was built for, or has another width.
+        """
+        unknown = sorted(set(widths) - set(self.widths))
+        wrong = sorted(name for name in set(widths) & set(self.widths) if widths[name] != self.widths[name])
+        found = [f"no {name}, whose encoder is {widths[name]} wide" for name in unknown]
+        found += [f"{name} {self.widths[name]} wide, whose encoder is {widths[name]} wide" for name in wrong]
+        if found:
+            raise ValueError(
+                f"{type(self).__name__} was built for {'; for '.join(found)}: take fusion and encoders from one run, "
+                "or name the fusion's class without `widths`, which then are the encoders'"
+            )
 
     @abstractmethod
     def fuse(self, tokens: Mapping[str, Tokens], quality: Tensor) -> tuple[Tokens, Tensor]:
@@ -176,6 +195,32 @@ class Fusion(Part):
                 raise ValueError(
                     f"quality of {name} is {tuple(scores.shape)}, expected one for each row: ({count},)"
                 )
+
+
+FusionSource = Part | Callable[[dict[str, int]], Fusion]
+"""In a config: a class of fusion without its `widths`, which will be the encoders'; or `modules.parts.load` of one.
+
+The order matters: a class with `widths` is built as it stands."""
+
+
+def as_fusion(source: FusionSource, widths: Mapping[str, int]) -> Fusion:
+    """Return the fusion that a config names, built for the encoders or checked against them.
+
+    Args:
+        source: what the config names.
+        widths: modality -> width of its encoder's tokens.
+
+    Raises:
+        ValueError: when it is no fusion, or does not take the encoders' tokens.
+    """
+    fusion = source if isinstance(source, Part) else source(dict(widths))
+    if not isinstance(fusion, Fusion):
+        raise ValueError(
+            f"a fusion was expected, found a {type(fusion).__name__}: name a class of modules/fusion, or the folder "
+            "of a part that is called fusion"
+        )
+    fusion.check_widths(widths)
+    return fusion
 
 
 def one_token(features: Tensor, quality: Tensor) -> Tokens:

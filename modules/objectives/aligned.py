@@ -48,6 +48,17 @@ class AlignmentObjective(nn.Module, ABC):
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return named scalar losses of two modalities or more."""
 
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        """Be told of the model, once and before the first step: build what depends on it, refuse what does not fit.
+
+        Args:
+            widths: modality -> width of its encoder's tokens.
+            dim: width of the shared space.
+
+        Raises:
+            ValueError: when the objective was built for another model.
+        """
+
     def exports(self) -> dict[str, Part]:
         """Return what a later stage may want of the objective itself, by name; most leave nothing."""
         return {}

@@ -27,7 +27,8 @@ class Completion(AlignmentObjective, Part):
         hidden: width of the predictors' hidden layer.
 
     Raises:
-        ValueError: when fewer than two modalities are named; in use, when the model lacks one, or has another width.
+        ValueError: when fewer than two modalities are named; `configure` and in use, when the model lacks one, or has
+            another width.
     """
 
     def __init__(self, modalities: list[str], dim: int, hidden: int = 512) -> None:
@@ -44,6 +45,16 @@ class Completion(AlignmentObjective, Part):
                 for name in modalities
             }
         )
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        if lacking := [name for name in self.maps if name not in widths]:
+            raise ValueError(
+                f"completion of {', '.join(lacking)}: the model has {', '.join(widths)}; take it out of `modalities`"
+            )
+        if dim != self.dim:
+            raise ValueError(
+                f"completion in {self.dim} dimensions, the shared space has {dim}: set its dim to {dim}"
+            )
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return `completion_<modality>` for each, the mean over all ranks."""

@@ -1,6 +1,7 @@
 """Weighted: several alignment objectives at once, with fixed weights or weights that even out their gradients."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ class Weighted(AlignmentObjective):
         weights: by the same names; 1 where none is given.
 
     Raises:
-        ValueError: when there is no objective, a weight is negative or names none of them, or two objectives hand
-            over parts of one name.
+        ValueError: when there is no objective, or a weight is negative or names none of them; `configure`, when two
+            objectives hand over parts of one name.
     """
 
     weights: Tensor
@@ -39,13 +40,24 @@ class Weighted(AlignmentObjective):
         negative = {name: weight for name, weight in weights.items() if not weight >= 0}
         if negative:
             raise ValueError(f"weights must be 0 or more, found {negative}")
-        names = [name for objective in objectives.values() for name in objective.exports()]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(
-                f"two objectives both hand over the part {', '.join(twice)}: expected one of them"
-            )
         self.objectives = nn.ModuleDict(objectives)
         self.register_buffer("weights", torch.tensor([weights.get(name, 1.0) for name in objectives]))
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        for objective in self._each():
+            objective.configure(widths, dim)
+        names = [name for objective in self._each() for name in objective.exports()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"two objectives both hand over the part {', '.join(twice)}: expected one of them; align with one, "
+                "and with the other in a run of its own"
+            )
+
+    def exports(self) -> dict[str, Part]:
+        return {name: part for objective in self._each() for name, part in objective.exports().items()}
+
+    def _each(self) -> list[AlignmentObjective]:
+        return [cast(AlignmentObjective, objective) for objective in self.objectives.values()]
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return every loss times its objective's weight, named `<objective>_<loss>`."""
@@ -55,11 +67,6 @@ class Weighted(AlignmentObjective):
             f"{name}_{key}": factor * loss
             for (name, losses), factor in zip(found.items(), factors, strict=True)
             for key, loss in losses.items()
-        }
-
-    def exports(self) -> dict[str, Part]:
-        return {
-            name: part for objective in self.objectives.values() for name, part in objective.exports().items()
         }
 
     def factors(self, found: Mapping[str, Mapping[str, Tensor]], aligned: Aligned) -> Tensor:

@@ -62,6 +62,12 @@ class Tagging(Task):
                 f"{type(fusion).__name__} does not keep the tokens of the text, which Tagging needs one by one: take "
                 "EarlyFusion or CrossAttentionFusion"
             )
+        self._check_places(encoder)
+
+    def _check_places(self, encoder: Encoder) -> None:
+        """Refuse an encoder that gives fewer tokens than it takes, by asking it."""
+        if next(encoder.parameters()).is_meta:
+            return  # a plan of shapes alone: nothing can be asked
         ids = torch.zeros(1, 3, dtype=torch.int64)
         is_training = encoder.training
         with torch.no_grad():

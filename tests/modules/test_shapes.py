@@ -1,0 +1,106 @@
+"""Shapes: a step on shapes alone computes what the real one does, and counts the memory that it takes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
+
+from modules.shapes import Shapes
+
+BERT = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2}
+
+
+def bert() -> nn.Module:
+    from transformers import BertConfig, BertForMaskedLM
+
+    return BertForMaskedLM(BertConfig(vocab_size=500, **BERT))
+
+
+def llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(vocab_size=500, **BERT))
+
+
+def loss(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    logits = model(input_ids=ids, attention_mask=mask.long()).logits
+    return cross_entropy(logits[mask].float(), ids[mask])  # how many rows there are depends on the mask
+
+
+def text() -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([40, 3, 17, 29])
+    return torch.randint(0, 500, (4, 40)), torch.arange(40) < lengths[:, None]
+
+
+def real_peak(model: nn.Module, ids: Tensor, mask: Tensor, dtype: torch.dtype | None) -> int:
+    """Return the most bytes that the allocator gave out at once during a step, beyond what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            found = loss(model, ids, mask)
+        found.backward()
+    held = peak = 0
+    for event in sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def shapes_peak(build: Callable[[], nn.Module], ids: Tensor, mask: Tensor, dtype: torch.dtype | None) -> int:
+    shapes = Shapes()
+    with torch.device("meta"):
+        counted = build()
+    shapes.on_shapes(counted)
+    before = shapes.bytes
+    with shapes:
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            found = loss(counted, ids, mask)
+        found.backward()
+    assert found.shape == ()
+    assert all(parameter.grad.shape == parameter.shape for parameter in counted.parameters())
+    return shapes.peak_bytes - before
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16-mixed"])
+@pytest.mark.parametrize("build", [bert, llama])
+def test_the_peak_is_within_a_tenth_of_what_the_allocator_gives_out(build, dtype):
+    torch.manual_seed(0)
+    ids, mask = text()
+    expected = real_peak(build(), ids, mask, dtype)
+    assert shapes_peak(build, ids, mask, dtype) == pytest.approx(expected, rel=0.1)
+
+
+def test_what_is_no_longer_needed_is_not_counted():
+    shapes = Shapes()
+    with shapes:
+        kept = shapes.empty((10, 10)) + 1
+        for _ in range(5):
+            _ = kept * 2
+    del _
+    assert shapes.bytes == 400
+    assert shapes.peak_bytes < 6 * 400
+
+
+def test_masks_stay_real_and_say_how_many_rows_there_are():
+    shapes = Shapes()
+    mask = torch.tensor([True, False, True])
+    with shapes:
+        assert shapes.empty((3, 5))[mask].shape == (2, 5)
+        assert mask.nonzero().tolist() == [[0], [2]]
+
+
+def test_tied_weights_stay_tied_and_count_once():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.second.weight = self.first.weight
+
+    shapes = Shapes()
+    with torch.device("meta"):
+        module = shapes.on_shapes(Tied())
+    assert module.first.weight is module.second.weight
+    assert shapes.bytes == 64

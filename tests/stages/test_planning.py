@@ -1,0 +1,171 @@
+"""The plan before a run: its figures are the run's, it needs no GPU and reads no weights."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from stages.cli import run
+from stages.planning import Layout, Plan, plan
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
+
+
+@pytest.fixture(autouse=True)
+def no_complaint_of_logging(monkeypatch):
+    """Lightning's logger keeps the stderr that it was imported under, which pytest has closed since."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+
+def loaded(folder: Path, name: str) -> dict:
+    return {"class_path": "modules.parts.load", "init_args": {"path": str(folder / name)}}
+
+
+@pytest.fixture
+def config(aligned_parts, scenes_shards, tmp_path) -> dict:
+    """An alignment of a trained text encoder, a frozen image encoder and a new audio encoder."""
+    audio = {
+        "class_path": "modules.encoders.audio.AudioEncoder",
+        "init_args": {
+            "trunk": {"model_type": "modernbert", "hidden_size": 16, "intermediate_size": 32,
+                       "num_hidden_layers": 1, "num_attention_heads": 2},
+            "sampling_rate": 16000,
+            "num_mels": 20,
+        },
+    }  # fmt: skip
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "model": {
+            "encoders": {
+                "audio": audio,
+                "image": loaded(aligned_parts, "encoders.image"),
+                "text": loaded(aligned_parts, "encoders.text"),
+            },
+            "dim": 8,
+            "objective": {"class_path": "modules.objectives.contrastive.InfoNCE"},
+            "optim": {"lr": 1e-2},
+            "lr_factors": {"encoders.image": 0},
+        },
+        "data": {"train": str(scenes_shards), "batch_size": 4, "num_workers": 0},
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 2, "enable_progress_bar": False},
+    }
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[Plan]:
+    """Plans that were reported."""
+    found: list[Plan] = []
+    monkeypatch.setattr("stages.planning.report", lambda plan, *_: found.append(plan))
+    return found
+
+
+def command(config: dict, subcommand: str, stage: str = "stages.align.Align") -> None:
+    path = Path(config["run_dir"] + ".yaml")
+    path.write_text(yaml.safe_dump(config))
+    run(stage, [subcommand, "--config", str(path)])
+
+
+def test_the_parameters_are_the_runs(config, seen):
+    command(config, "plan")
+    command(config, "fit")
+    ran = json.loads(Path(config["run_dir"], "metrics.json").read_text())
+    sizes = seen[0].parts.values()
+    assert sum(size.trained for size in sizes) == ran["trainable_parameters"]
+    assert sum(size.trained + size.frozen for size in sizes) == ran["parameters"]
+
+
+def test_what_is_frozen_and_what_is_random_is_told_by_part(config, seen):
+    command(config, "plan")
+    parts = seen[0].parts
+    assert parts["encoders.image"].trained == 0 < parts["encoders.image"].frozen
+    assert parts["encoders.image"].sources == (config["model"]["encoders"]["image"]["init_args"]["path"],)
+    assert parts["encoders.text"].random == 0 < parts["encoders.text"].trained
+    audio = parts["encoders.audio"]
+    assert audio.random == audio.trained + audio.frozen
+    assert parts["projections.text"].random == parts["projections.text"].trained
+
+
+def test_a_run_lists_what_starts_at_random(config, caplog):
+    with caplog.at_level(logging.INFO):
+        command(config, "fit")
+    said = next(line for line in caplog.messages if line.startswith("starts at random"))
+    assert "encoders.audio (" in said
+    assert "projections.image (" in said
+    assert "encoders.text" not in said
+
+
+def test_nothing_of_the_run_directory_is_touched_and_no_weight_is_read(config, seen, monkeypatch):
+    monkeypatch.setattr("modules.parts._digest", lambda *_: pytest.fail("weights were read"))
+    command(config, "plan")
+    assert not Path(config["run_dir"]).exists()
+
+
+def test_gpus_that_are_not_here_are_planned_for(config, seen):
+    config["trainer"].update(accelerator="gpu", devices=4, strategy="ddp", precision="bf16-mixed")
+    command(config, "plan")
+    assert seen[0].layout == Layout(4, "ddp", "bf16-mixed", 1, 2)
+    assert "buckets of gradients" in seen[0].memory
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused(config, capsys):
+    config["trainer"].update(accelerator="gpu", devices=3)
+    with pytest.raises(SystemExit):
+        command(config, "plan")
+    assert "does not divide by 3 ranks" in capsys.readouterr().err
+
+
+def test_sharding_divides_what_is_sharded_and_nothing_else(aligned_stage):
+    batch, build = aligned_stage
+    one = plan(build(), batch, 4, Layout(1, "auto", "32-true", 1, 10)).memory
+    four = plan(build(), batch, 4, Layout(4, "fsdp", "32-true", 1, 10)).memory
+    for kind in ("weights", "gradients", "optimizer"):
+        assert four[kind] == one[kind] // 4
+    assert four["activations"] == one["activations"]
+
+
+def test_accumulation_keeps_gradients_beside_activations(aligned_stage):
+    batch, build = aligned_stage
+    once = plan(build(), batch, 4, Layout(1, "auto", "32-true", 1, 10))
+    twice = plan(build(), batch, 4, Layout(1, "auto", "32-true", 4, 10))
+    assert twice.peak > once.peak
+    assert twice.memory == once.memory
+    assert twice.flops == pytest.approx(once.flops)
+
+
+def test_hours_follow_from_flops():
+    found = Plan(Layout(8, "ddp", "bf16-mixed", 2, 1000), {}, {}, 0, 256, {}, flops=1e12)
+    assert found.hours(mfu=0.5, peak_tflops=100) == pytest.approx(
+        1000 * 2 * 256 * 1e12 / (0.5 * 1e14 * 8) / 3600
+    )
+
+
+def test_unusual_values_are_warned_of_by_key(config, seen):
+    config["model"]["optim"] = {"lr": 0.5, "warmup_share": 0.5, "weight_decay": 0.05}
+    command(config, "plan")
+    warnings = "\n".join(seen[0].warnings)
+    assert "data.batch_size is 4" in warnings
+    assert "model.optim.lr is 0.5" in warnings
+    assert "model.optim.warmup_share" in warnings
+    assert "weight_decay" not in warnings
+
+
+@pytest.fixture
+def aligned_stage(aligned_parts, scenes_shards):
+    """A batch of scenes, and what builds a stage for it on the meta device."""
+    from datamodules.samples import SampleDataModule
+    from modules import parts
+    from modules.objectives.contrastive import InfoNCE
+    from stages.align import Align
+
+    def build() -> Align:
+        with torch.device("meta"):
+            encoders = {
+                name: parts.load(str(aligned_parts / f"encoders.{name}")) for name in ("image", "text")
+            }
+            return Align(encoders, 8, InfoNCE())
+
+    data = SampleDataModule(str(scenes_shards), batch_size=4, input_configs=build().input_configs)
+    return data.example(), build
