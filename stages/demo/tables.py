@@ -97,7 +97,7 @@ def _missing(joint: Mapping[str, Any]) -> Figures:
 
 
 def _accuracy(metrics: Mapping[str, Any]) -> Figures:
-    return {"accuracy": metrics["val/accuracy"], "trained parameters": metrics["trainable_parameters"]}
+    return {"accuracy": metrics["val/accuracy"], "macro F1": metrics["val/macro_f1"]}
 
 
 def _row(cells: Iterable[str]) -> str:
