@@ -201,7 +201,9 @@ class SampleDataModule(LightningDataModule):
     def _share(self) -> Share:
         if self.trainer is None:
             return self._checked(Share())
-        return self._checked(Share(self.trainer.global_rank, self.trainer.world_size))
+        # Where tensors are split, several ranks take the same samples; None where nothing is distributed.
+        spread = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return self._checked(Share(spread["rank"], spread["num_replicas"]))
 
     def _checked(self, share: Share) -> Share:
         if self.batch_size % share.world_size:

@@ -12,7 +12,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
+from modules import parallel
+from modules.collectives import counted
 from modules.parts import Part
+
+FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
+"""Where AdamW has one kernel for all parameters, in every torch that we support."""
 
 
 @dataclass
@@ -42,6 +47,46 @@ class Optim:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, max_steps - warmup))))
 
 
+class Window:
+    """The batches whose gradients are accumulated for one step, weighed so that the step is that of one large batch.
+
+    Lightning takes the mean of the batches' gradients; a loss that is a mean over terms (tokens, rows) is to be a mean
+    over all batches' terms, and how many those are is known at the last. So each batch counts in proportion to its
+    terms over those of the first, and the sum is brought to scale before the step.
+    """
+
+    def __init__(self) -> None:
+        self.counts: list[Tensor] = []
+
+    def weight(self, counts: list[Tensor]) -> Tensor:
+        """Return the weight of a batch.
+
+        Args:
+            counts: scalars, the terms of each of its losses over all ranks.
+
+        Raises:
+            ValueError: when its losses are means over different numbers of terms.
+        """
+        if not counts:
+            raise ValueError("no loss says over how many terms it is a mean: none can be accumulated exactly")
+        if any(not torch.equal(count, counts[0]) for count in counts[1:]):
+            raise ValueError(
+                f"losses are means over different numbers of terms ({', '.join(f'{c:.0f}' for c in counts)}), which "
+                "cannot be accumulated exactly: set trainer.accumulate_grad_batches to 1"
+            )
+        self.counts.append(counts[0])
+        return counts[0] / self.counts[0].clamp(min=1)
+
+    def close(self, gradients: list[Tensor], batches: int) -> None:
+        """Bring gradients, the mean over `batches` weighed ones, to scale in place, and begin anew."""
+        if not self.counts:
+            return
+        scale = batches * self.counts[0].clamp(min=1) / torch.stack(self.counts).sum().clamp(min=1)
+        self.counts = []
+        for gradient in gradients:
+            gradient.mul_(scale)
+
+
 class Stage(LightningModule):
     """Base of the training stages.
 
@@ -53,10 +98,15 @@ class Stage(LightningModule):
         lr_factors: name prefix -> factor of the learning rate; 0 freezes. The longest matching prefix wins.
     """
 
+    compares_samples = False
+    """Whether a sample's loss depends on the others of its batch, so that batches in turn are not one large batch."""
+
     def __init__(self, optim: Optim | None = None, lr_factors: dict[str, float] | None = None) -> None:
         super().__init__()
         self.optim = optim or Optim()
         self.lr_factors = dict(lr_factors or {})
+        self._window = Window()
+        self._is_distributed = False
 
     # ---- what a stage says of itself
 
@@ -93,10 +143,14 @@ class Stage(LightningModule):
     def configure_model(self) -> None:
         """Freeze here: in `configure_optimizers` DDP has wrapped the module already."""
         factors = self._factors()
+        self._free()
         self._check_trainable()
         for name, parameter in self.named_parameters():
             if factors[name] == 0:
                 parameter.requires_grad_(False)
+        if self.device_mesh is not None and not self._is_distributed:
+            self._is_distributed = True
+            parallel.distribute(self, self.device_mesh, methods=["losses"])
 
     def train(self, mode: bool = True) -> "Stage":
         """Switch to training, but for frozen modules, whose dropout and statistics stay still."""
@@ -107,23 +161,72 @@ class Stage(LightningModule):
                 module.eval()
         return self
 
+    def on_fit_start(self) -> None:
+        """Refuse to accumulate what does not add up.
+
+        Raises:
+            ValueError: when the loss compares the samples of a batch.
+        """
+        if self.compares_samples and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but the loss compares the "
+                "samples of a batch, and those of several batches would not meet: raise data.batch_size, and set "
+                "model.chunks to encode it in pieces"
+            )
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         self.trainer.datamodule.consumed(batch)
-        losses = self.losses(batch)
+        with counted() as counts:
+            losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log("train", {**losses, "loss": total}, batch, prog_bar=("loss",))
-        return total
+        if self.trainer.accumulate_grad_batches == 1:
+            return total
+        return total * self._window.weight(counts)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Bring accumulated gradients to those of the mean over all terms, before they are clipped."""
+        if self.trainer.accumulate_grad_batches > 1:
+            gradients = [
+                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            self._window.close(gradients, self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log("val", {**losses, "loss": total}, batch, prog_bar=())
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all ranks, however the parameters are spread."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        is_spread = any(parallel.mesh_of(parameter) is not None for parameter in parameters)
+        if is_spread and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            parallel.clip_gradients(parameters, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> dict[str, Any]:
         max_steps = (
             self.trainer.max_steps
         )  # never estimated_stepping_batches: it drops the loader's state on resume
-        optimizer = torch.optim.AdamW(self._groups(), lr=self.optim.lr, betas=tuple(self.optim.betas))
+        groups = self._groups()
+        # With float16's gradient scaler the fused step unscales by itself, after Lightning would have clipped.
+        is_fused = self.trainer.precision != "16-mixed" and can_be_fused(groups)
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.optim.lr, betas=tuple(self.optim.betas), fused=is_fused or None
+        )
+
+        def step_as_here(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+            for group in state["param_groups"]:  # a checkpoint says how its own machine stepped
+                group["fused"] = is_fused or None
+
+        optimizer.register_load_state_dict_pre_hook(step_as_here)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.optim.factor(step, max_steps)
         )
@@ -165,6 +268,20 @@ class Stage(LightningModule):
             factors[name] = self.lr_factors[max(prefixes, key=len)] if prefixes else 1.0
         return factors
 
+    def _free(self) -> None:
+        """Let the weights train that a prefix names inside a part with an adapter, beside the adapter itself.
+
+        A prefix that names the whole part sets the rate of its adapter and frees nothing.
+        """
+        adapted = [
+            name for name, part in self.named_modules() if isinstance(part, Part) and part.peft_adapter
+        ]
+        for prefix, factor in self.lr_factors.items():
+            if factor and any(prefix.startswith(f"{name}.") for name in adapted):
+                for name, parameter in self.named_parameters():
+                    if _matches(prefix, name):
+                        parameter.requires_grad_(True)
+
     def _check_trainable(self) -> None:
         """Refuse to train what cannot be trained, such as an encoder whose features are cached.
 
@@ -180,18 +297,29 @@ class Stage(LightningModule):
                 )
 
     def _groups(self) -> list[dict[str, Any]]:
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
         factors = self._factors()
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 decay = self.optim.weight_decay if parameter.ndim > 1 else 0.0
-                groups.setdefault((factors[name], decay), []).append(parameter)
+                spread = str(
+                    parallel.mesh_of(parameter)
+                )  # one step cannot take whole and spread tensors together
+                groups.setdefault((factors[name], decay, spread), []).append(parameter)
         if not groups:
             raise ValueError("lr_factors freezes every parameter: there is nothing to train")
         return [
             {"params": parameters, "lr": self.optim.lr * factor, "weight_decay": decay}
-            for (factor, decay), parameters in sorted(groups.items(), reverse=True)
+            for (factor, decay, _), parameters in sorted(groups.items(), reverse=True)
         ]
+
+
+def can_be_fused(groups: list[dict[str, Any]]) -> bool:
+    """Return whether one kernel can step all parameters: whole floats, on one kind of device that has it."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    kinds = {parameter.device.type for parameter in parameters}
+    is_plain = all(p.is_floating_point() and parallel.mesh_of(p) is None for p in parameters)
+    return is_plain and len(kinds) == 1 and kinds <= FUSED_DEVICES
 
 
 def _matches(prefix: str, name: str) -> bool:

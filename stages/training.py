@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoints import Checkpoints, newest
+from callbacks.float32_products import Float32Products
 from callbacks.origins import Origins
 from callbacks.parts import WriteParts
 from callbacks.preemption import Preemption
@@ -193,6 +194,7 @@ class TrainingCLI(LightningCLI):
             Preemption(checkpoints),
             checkpoints,
             Summary(self.run_dir),
+            Float32Products(),
         ]
         ours.append(LambdaCallback(on_train_start=lambda *_: self._begin()))
         if config.get("enable_progress_bar") is False:

@@ -81,16 +81,14 @@ class Transfer(Stage):
     def configure_callbacks(self) -> list[Callback]:
         return [ScoreTable(lambda: self.scores)]
 
-    def judge(self, batch: Batch) -> Judged:
-        """Answer a batch and compare with what is right."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         inputs, rows, truth = self.task.split(batch.inputs, batch.rows)
         if self.masking is not None:
             inputs, rows = self.masking(inputs, rows, len(batch))
         tokens = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
-        return self.task(self.fusion(tokens, rows, len(batch)), truth)
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        judged = self.judge(batch)
+        judged = self.task(self.fusion(tokens, rows, len(batch)), truth)
+        if not self.training:
+            self._count(judged)
         return {self.task.name: global_mean(judged.total, judged.count)}
 
     # ---- validation: counts, so that neither batches nor ranks matter
@@ -100,7 +98,9 @@ class Transfer(Stage):
         self.val_loss.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        judged = self.judge(batch)
+        self.losses(batch)  # which counts, and is what a sharded model is whole for
+
+    def _count(self, judged: Judged) -> None:
         self.tally.update(*judged.answers)
         self.val_loss.update(judged.total / judged.count.clamp(min=TINY), judged.count)
 

@@ -69,6 +69,22 @@ def test_the_modality_refuses_bytes_that_are_no_readings(folder):
             Motion().decode(data, "imu")
 
 
+def test_prepare_packs_files_side_by_side_and_leaves_out_what_the_modality_refuses(folder):
+    from stages.cli import command
+    from stages.prepare.prepare import prepare
+
+    recordings = folder / "recordings"
+    recordings.mkdir()
+    for name, data in {"a": b"\0" * 120, "b": b"\0" * 240, "c": b"cut"}.items():
+        (recordings / f"{name}.imu").write_bytes(data)
+        (recordings / f"{name}.txt").write_text(name)
+    [sets] = re.findall(r"```yaml\n(sets:.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (folder / "prepare.yaml").write_text("out: shards\n" + sets)
+    command(prepare, ["--config", "prepare.yaml"])
+    manifest = json.loads(Path("shards/train/manifest.json").read_text())
+    assert (manifest["members"], manifest["dropped"]) == ({"imu": 2, "txt": 2}, {"imu length": 1})
+
+
 def test_align_trains_the_modality_and_hands_its_encoder_on(folder):
     from modules import parts
     from modules.encoders.huggingface import ImageEncoder

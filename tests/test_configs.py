@@ -1,4 +1,4 @@
-"""Every YAML under configs/ says which command runs it, and that command's stage takes every key of it."""
+"""Every YAML under configs/ and examples/ says which command runs it, whose stage takes every key of it."""
 
 import re
 import runpy
@@ -16,7 +16,11 @@ import stages.cli
 
 COMMAND = stages.cli.command  # kept, since `parse` puts a stand-in in its place
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("configs", "examples")
+    for path in (ROOT / folder).rglob("*.yaml")
+)
 
 
 pytestmark = pytest.mark.filterwarnings(

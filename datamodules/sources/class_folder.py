@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datamodules.sources.annotations import read_lines, require_files
@@ -15,7 +15,10 @@ from datamodules.sources.source import (
     Source,
     key_of,
     walk,
+    with_own,
 )
+
+KINDS = {"image": IMAGE_SUFFIXES, "sound": SOUND_SUFFIXES}
 
 
 @dataclass
@@ -27,19 +30,24 @@ class ClassFolder(Source):
     names: Path | None = None
     """A file of folder names with what they mean, such as ImageNet's `LOC_synset_mapping.txt`, whose lines are like
     `n01440764 tench, Tinca tinca`; classes then bear these names, in the order of the folders."""
+    suffixes: dict[str, list[str]] = field(default_factory=dict)
+    """Suffixes of modalities of your own, such as `{imu: [csv]}`, beside images and sounds."""
+
+    def __post_init__(self) -> None:
+        self.walked = frozenset().union(*with_own(KINDS, self.suffixes, taken="cls").values())
 
     def files(self) -> list[Path]:
         media = self.media()
         return [*media, Path(self.names)] if media and self.names else media
 
     def media(self) -> list[Path]:
-        """Return the images and sounds that lie in a folder below `path`."""
+        """Return the media that lie in a folder below `path`."""
         depth = len(Path(self.path).parts) + 1
-        found = walk(self.path, IMAGE_SUFFIXES | SOUND_SUFFIXES)
+        found = walk(self.path, self.walked)
         return [file for file in found if len(file.parts) > depth]
 
     def expects(self) -> str:
-        return "one folder per class with images or sounds in it"
+        return f"one folder per class with files in it that end in {', '.join(sorted(self.walked))}"
 
     def check(self) -> None:
         super().check()

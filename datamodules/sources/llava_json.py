@@ -1,7 +1,7 @@
 """Instructions in LLaVA's JSON layout: conversations about an image, a sound, or both."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datamodules.sources.annotations import (
@@ -14,9 +14,17 @@ from datamodules.sources.annotations import (
     samples_of,
 )
 from datamodules.sources.json_records import read_records
-from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Dropped, Sample, Source, key_of
+from datamodules.sources.source import (
+    IMAGE_SUFFIXES,
+    SOUND_SUFFIXES,
+    Dropped,
+    Sample,
+    Source,
+    key_of,
+    with_own,
+)
 
-SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": SOUND_SUFFIXES}
+KINDS = {"image": IMAGE_SUFFIXES, "audio": SOUND_SUFFIXES}
 ROLES = ("human", "gpt")
 SPEAKERS = {"user": "human", "assistant": "gpt"}
 LISTS = {"conversations", "messages"}
@@ -35,6 +43,11 @@ class LlavaJson(Source):
     """The JSON file."""
     media_root: Path | None = None
     """The folder that paths of media are relative to and may not leave; by default that of the JSON file."""
+    suffixes: dict[str, list[str]] = field(default_factory=dict)
+    """Suffixes of modalities of your own: with `{imu: [csv]}` a record's `imu` names a file, its tag is `<imu>`."""
+
+    def __post_init__(self) -> None:
+        self.kinds = with_own(KINDS, self.suffixes, taken="json")
 
     def files(self) -> list[Path]:
         return [Path(self.path)] if Path(self.path).is_file() and Path(self.path).stat().st_size else []
@@ -79,8 +92,8 @@ class LlavaJson(Source):
         def conversation(name: str, record: object) -> Iterator[Sample]:
             if not isinstance(record, dict):
                 raise BadRecord("record is not an object")
-            members, turns = media_of(record, root), turns_of(record)
-            check_tags(turns, members)
+            members, turns = media_of(record, root, self.kinds), turns_of(record)
+            check_tags(turns, members, self.kinds)
             identifier = str(record.get("id", ""))
             if not identifier or identifier in seen:
                 identifier = f"{identifier or 'record'}-{name.rpartition(' ')[2]}"
@@ -117,12 +130,12 @@ def from_messages(messages: object) -> object:
     ]
 
 
-def media_of(record: dict, root: Path) -> dict[str, bytes | Path]:
+def media_of(record: dict, root: Path, kinds: Mapping[str, frozenset[str]]) -> dict[str, bytes | Path]:
     """Return the record's media by suffix, each a file below `root`."""
     members: dict[str, bytes | Path] = {}
-    if record.get("video"):
+    if record.get("video") and "video" not in kinds:
         raise BadRecord("video in a conversation")
-    for kind, suffixes in SUFFIXES.items():
+    for kind, suffixes in kinds.items():
         listed = record.get(kind) or []
         for given in listed if isinstance(listed, list) else [listed]:
             file = media_below(root, given, suffixes, kind)
@@ -132,9 +145,13 @@ def media_of(record: dict, root: Path) -> dict[str, bytes | Path]:
     return members
 
 
-def check_tags(turns: list[dict[str, str]], members: dict[str, bytes | Path]) -> None:
+def check_tags(
+    turns: list[dict[str, str]],
+    members: dict[str, bytes | Path],
+    kinds: Mapping[str, frozenset[str]] = KINDS,
+) -> None:
     """Refuse turns whose tags do not match the media, or where the answer holds a tag."""
-    for kind, suffixes in SUFFIXES.items():
+    for kind, suffixes in kinds.items():
         asked = sum(turn["value"].count(f"<{kind}>") for turn in turns if turn["from"] == "human")
         answered = sum(turn["value"].count(f"<{kind}>") for turn in turns if turn["from"] == "gpt")
         if answered or asked != len(suffixes & members.keys()):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.shards.names import is_safe
+
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 SOUND_SUFFIXES = frozenset({"flac", "wav", "mp3", "ogg"})
 
@@ -156,6 +158,38 @@ def walk(folder: Path | str, suffixes: frozenset[str]) -> list[Path]:
         key=lambda file: file.replace(os.sep, "\0")
     )  # as paths sort, folder by folder, but in a tenth of the time
     return [Path(file) for file in found]
+
+
+def with_own(
+    known: Mapping[str, frozenset[str]], own: Mapping[str, Sequence[str]], taken: str = ""
+) -> dict[str, frozenset[str]]:
+    """Return suffixes by kind of medium, those of a user's own modalities added to the known ones.
+
+    Args:
+        known: suffixes by kind.
+        own: more of them.
+        taken: a suffix under which the source itself writes a member.
+
+    Raises:
+        ValueError: one of `own` could not stand in a shard, or belongs to two kinds.
+    """
+    kinds = {
+        **known,
+        **{kind: known.get(kind, frozenset()) | set(suffixes) for kind, suffixes in own.items()},
+    }
+    owners = {taken: "the source itself"}
+    for kind, suffixes in kinds.items():
+        for suffix in sorted(suffixes):
+            if "." in suffix or not is_safe(suffix):
+                raise ValueError(
+                    f"suffixes.{kind} names '{suffix}', which cannot stand in a shard: expected lower case, without a "
+                    "dot, and nothing that is unpickled or unpacked when it is read (npy, pt, gz, …)"
+                )
+            if owners.setdefault(suffix, kind) != kind:
+                raise ValueError(
+                    f"suffixes.{kind} names '{suffix}', which is of {owners[suffix]}: expected one kind for each suffix"
+                )
+    return kinds
 
 
 def key_of(name: str) -> str:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from modules import parts
-from modules.encoders.encoder import Encoder, as_encoder
+from modules.encoders.discrete import DiscreteEncoder
+from modules.encoders.encoder import as_encoder
 from modules.tokens import Tokens
 
 
-class DiscreteUnits(Encoder):
+class DiscreteUnits(DiscreteEncoder):
     """An encoder's tokens to the nearest of `num_units` centroids (HuBERT, arXiv:2106.07447, section 3), embedded.
 
     `fit` finds the centroids; they are a tensor of the part, `centroids` (num_units, width). `units` gives the symbols

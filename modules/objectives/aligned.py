@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,14 @@ class Aligned:
         rows: (rows,), int64: which sample of the batch each row belongs to, by modality.
         size: samples in the batch.
         tokens: Tokens (rows, tokens, width of the encoder) by modality, for objectives that look inside a row.
+        inputs: what the encoders were given, by modality, for objectives that ask for it back, such as a text's ids.
     """
 
     embeddings: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
     size: int
     tokens: Mapping[str, Tokens]
+    inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 class AlignmentObjective(nn.Module, ABC):

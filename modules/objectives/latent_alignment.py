@@ -96,9 +96,12 @@ class LatentAlignment(AlignmentObjective):
         """Return `reconstruct_<m>`, `kl_<m>`, `align_<m>_<n>`, `cross_<m>_<n>` (n from m), and `adversary`."""
         names = sorted(aligned.tokens)
         self._check_modalities(names)
-        generator = self.draws.next()
         posteriors = {name: self.latent.posterior(name, aligned.tokens[name]) for name in names}
-        latents = {name: self.sample(posteriors[name], generator) for name in names}
+        noise = self.draws.normal(aligned.size, len(names) * self.latent.dim).chunk(len(names), dim=1)
+        latents = {
+            name: self.sample(posteriors[name], each[aligned.rows[name].cpu()])
+            for name, each in zip(names, noise, strict=True)
+        }
         targets = {name: target(aligned.tokens[name]) for name in names}
         losses = {}
         for name in names:
@@ -119,12 +122,11 @@ class LatentAlignment(AlignmentObjective):
             losses["adversary"] = self.weights["adversary"] * self.confuse(latents)
         return losses
 
-    def sample(self, posterior: Gaussian, generator: torch.Generator) -> Tensor:
-        """Draw a latent in training; in evaluation it is the mean."""
+    def sample(self, posterior: Gaussian, noise: Tensor) -> Tensor:
+        """Draw a latent in training, by noise (rows, dim); in evaluation it is the mean."""
         if not self.training:
             return posterior.mean
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-        return posterior.mean + (0.5 * posterior.log_variance).exp() * noise
+        return posterior.mean + (0.5 * posterior.log_variance).exp() * noise.to(posterior.mean)
 
     def confuse(self, latents: dict[str, Tensor]) -> Tensor:
         """Return the discriminator's cross-entropy; what reaches the latents of its gradient is reversed."""

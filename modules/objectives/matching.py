@@ -39,8 +39,9 @@ class Matching(AlignmentObjective):
 
     Of n true pairs on this rank come 3 n questions: each pair, each first with a false second, each second with a
     false first. A false partner is drawn with the probability that a softmax over the contrastive similarities gives
-    it. Differs in that the draw is by Gumbel's trick, exact where a softmax would underflow, and depends on the seed
-    and the step alone. A sample that is alone with its modalities has no false partner and asks nothing.
+    it. Differs in that the draw is by Gumbel's trick, exact where a softmax would underflow, and in that partners are
+    sought among `group` neighbours in the batch: where every rank's share is a multiple of it, the loss does not
+    depend on the number of ranks. A sample that is alone with its modalities has no false partner and asks nothing.
 
     Both are handed over, as the parts `fusion` and `matching_head`.
 
@@ -49,10 +50,12 @@ class Matching(AlignmentObjective):
             which are the encoders', or the part of an earlier run.
         head: the part of an earlier run; a new one where none is given.
         logit_scale: of the cosine similarities; the larger, the harder the false partners.
+        group: samples among which a false partner is sought; no more than a rank's share of the batch is at hand.
         seed: of the draw.
 
     Raises:
-        ValueError: when fusion and head do not fit each other; `configure`, when the fusion does not fit the encoders.
+        ValueError: when a group has fewer than two samples, or fusion and head do not fit each other; `configure`, when
+            the fusion does not fit the encoders.
     """
 
     fusion: Fusion
@@ -63,10 +66,13 @@ class Matching(AlignmentObjective):
         fusion: FusionSource,
         head: Part | None = None,
         logit_scale: float = 1 / 0.07,
+        group: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.logit_scale = logit_scale
+        if group < 2:
+            raise ValueError(f"group is {group}: a false partner needs two samples or more; 32 is usual")
+        self.logit_scale, self.group = logit_scale, group
         self.draws = Draws(seed)
         self.plan: tuple[FusionSource, Part | None] | None = (fusion, head)
         if isinstance(fusion, Part):
@@ -87,17 +93,17 @@ class Matching(AlignmentObjective):
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return one cross-entropy for each pair of modalities, such as `matching_image_text`."""
-        generator = self.draws.next()
+        pairs = list(itertools.combinations(sorted(aligned.embeddings), 2))
+        luck = self.draws.uniform(aligned.size, 2 * len(pairs) * self.group).chunk(2 * len(pairs), dim=1)
         losses = {}
-        for first, second in itertools.combinations(sorted(aligned.embeddings), 2):
+        for number, (first, second) in enumerate(pairs):
             here, there = shared_rows(aligned.rows[first], aligned.rows[second], aligned.size)
+            samples = aligned.rows[first][here]
+            here, there, samples = (x[self._has_partner(samples)] for x in (here, there, samples))
             similarity = aligned.embeddings[first][here] @ aligned.embeddings[second][there].T
-            false_second = hard_negatives(self.logit_scale * similarity, generator)
-            false_first = hard_negatives(self.logit_scale * similarity.T, generator)
-            if len(here) < 2:
-                here, there, false_first, false_second = (
-                    x[:0] for x in (here, there, false_first, false_second)
-                )
+            similarity = self.logit_scale * similarity.detach()
+            false_second = self._partners(similarity, samples, luck[2 * number])
+            false_first = self._partners(similarity.T, samples, luck[2 * number + 1])
             questions = {
                 first: select(aligned.tokens[first], torch.cat([here, here, here[false_first]])),
                 second: select(aligned.tokens[second], torch.cat([there, there[false_second], there])),
@@ -106,6 +112,23 @@ class Matching(AlignmentObjective):
             answer[: len(here)] = 1
             losses[f"matching_{first}_{second}"] = self.judge(questions, answer)
         return losses
+
+    def _has_partner(self, samples: Tensor) -> Tensor:
+        """Say which samples (n,) are not alone in their group, (n,) bool."""
+        group = samples // self.group
+        return (group.unsqueeze(1) == group).sum(1) > 1
+
+    def _partners(self, logits: Tensor, samples: Tensor, luck: Tensor) -> Tensor:
+        """Return for each row a column of its group that is not its own, (n,) int64.
+
+        Args:
+            logits: (n, n).
+            samples: (n,), places in the batch.
+            luck: (size, group), from 0 to 1, for each sample and place within its group.
+        """
+        group, place = samples // self.group, samples % self.group
+        uniform = luck.to(logits.device)[samples][:, place]
+        return hard_negatives(logits.masked_fill(group.unsqueeze(1) != group, -torch.inf), uniform)
 
     def judge(self, questions: dict[str, Tokens], answer: Tensor) -> Tensor:
         """Return the mean cross-entropy of what the fusion answers, over all ranks.
@@ -134,17 +157,14 @@ def _fitting(head: Part, dim: int) -> MatchingHead:
     return head
 
 
-@torch.no_grad()
-def hard_negatives(logits: Tensor, generator: torch.Generator) -> Tensor:
+def hard_negatives(logits: Tensor, uniform: Tensor) -> Tensor:
     """Draw for each row one column that is not its own, by the softmax of the row: (n,), int64.
 
     Args:
-        logits: (n, n); entry (i, i) is the pair that belongs together.
-        generator: on the CPU.
+        logits: (n, n); entry (i, i) is the pair that belongs together; -inf where none may be drawn.
+        uniform: (n, n), random numbers from 0 to 1.
     """
     if not len(logits):
         return torch.zeros(0, dtype=torch.int64, device=logits.device)
-    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).to(logits)
-    tiny = torch.finfo(logits.dtype).tiny
-    gumbel = -(-uniform.clamp(tiny, 1 - torch.finfo(logits.dtype).eps).log()).log()
-    return (logits + gumbel).fill_diagonal_(-torch.inf).argmax(1)
+    gumbel = -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()
+    return (logits.double() + gumbel).fill_diagonal_(-torch.inf).argmax(1)

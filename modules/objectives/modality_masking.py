@@ -12,7 +12,7 @@ class ModalityMasking(nn.Module):
     """Takes modalities away from samples: their rows leave the batch, nothing is put in their place.
 
     Modality dropout (ModDrop, arXiv:1501.00102, section 4), with rows removed where it sets inputs to zero. Which rows
-    go depends on the seed, the step and the rank alone. In evaluation nothing is taken.
+    go depends on the seed, the step and the sample's place in the batch of all ranks. In evaluation nothing is taken.
 
     Args:
         share: of the modalities that samples have, on average; 0.1 to 0.2 is usual.
@@ -45,7 +45,7 @@ class ModalityMasking(nn.Module):
         if not self.training:
             return {name: dict(values) for name, values in inputs.items()}, dict(rows)
         names = sorted(rows)  # the draw does not depend on the order of modalities
-        luck = torch.rand(size, len(names), generator=self.draws.next())
+        luck = self.draws.uniform(size, len(names))
         present = torch.zeros(size, len(names), dtype=torch.bool)
         for column, name in enumerate(names):
             present[rows[name].cpu(), column] = True

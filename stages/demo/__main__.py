@@ -1,10 +1,11 @@
-"""Run the whole pipeline on the embedded data, make that data, or measure what stages and objectives are worth."""
+"""Run the whole pipeline on the embedded data, make that data, measure what its parts are worth, or let it draw."""
 
 from stages.cli import command
 from stages.demo.ablation import ablate
 from stages.demo.comparison import compare
+from stages.demo.draw import draw
 from stages.demo.pipeline import run
 from stages.demo.spoken_scenes import make
 
 if __name__ == "__main__":
-    command({"run": run, "data": make, "ablate": ablate, "compare": compare})
+    command({"run": run, "data": make, "ablate": ablate, "compare": compare, "draw": draw})

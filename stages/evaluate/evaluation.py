@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -36,14 +37,15 @@ class Evaluation:
         """Measure retrieval between every two modalities, and by several at once, of which one may be missing."""
         modalities = build_modalities(embedder.input_configs)
         space = embed_set(embedder, shards, modalities, batch_size=self.batch_size, device=self.device)
-        self.findings.metrics["retrieval"] = retrieval.recalls(space)
+        contents = sets.read_contents(shards, modalities)
+        self.findings.metrics["retrieval"] = retrieval.recalls(space, contents)
         if joint := joint_recalls(space, by_mean):
             self.findings.metrics["joint_retrieval"] = {"mean": joint}
             if completion is not None:
                 completed = joint_recalls(space, Completed(completion))
                 self.findings.metrics["joint_retrieval"]["completion"] = completed
         self.findings.members = {name: tuple(modality.members) for name, modality in modalities.items()}
-        self.findings.searches = retrieval.examples(space, self.draw, self.examples)
+        self.findings.searches = retrieval.examples(space, self.draw, self.examples, contents)
         self.findings.found = sets.read_samples(shards, retrieval.shown(self.findings.searches))
 
     def classify(
@@ -82,6 +84,8 @@ class Evaluation:
         self.findings.blind = {answer.key: answer.said for answer in blind}
         keys = [answer.key for answer in self.findings.answers]
         self.findings.asked = sets.read_samples(shards, keys)
+        media = build_modalities({name: assistant.input_configs[name] for name in assistant.media})
+        self.findings.asked_about = tuple(chain(*(modality.members for modality in media.values())))
         self.findings.looks = answers.looks(
             assistant, shards, keys, batch_size=self.batch_size, device=self.device
         )

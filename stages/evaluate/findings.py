@@ -36,6 +36,8 @@ class Findings:
     """What the same assistant says to the same questions when the media are blank, by key."""
     asked: dict[str, Sample] = field(default_factory=dict)
     """The samples of these answers, by key."""
+    asked_about: tuple[str, ...] = ()
+    """The suffixes that the assistant's media answer to."""
     looks: dict[str, np.ndarray] = field(default_factory=dict)
     """Where in the picture some of these answers look: (height, width) in media tokens, by key."""
     clips: list[Clip] = field(default_factory=list)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from datamodules.preparation.exhibits.previews import data_uri, peaks
+from datamodules.preparation.exhibits.previews import data_uri, peaks, words
 from stages.page import media
 from stages.page.html import Html, tag
 
@@ -17,6 +17,8 @@ BARS = 44
 def show(sample: Mapping[str, bytes], members: Sequence[str]) -> Html:
     """Return the first member of a sample that is among `members`; a dash when it has none.
 
+    What is neither a picture nor a sound is shown by its first words, or by its size where it is no text.
+
     Args:
         sample: suffix -> bytes.
         members: suffixes that a modality answers to.
@@ -26,7 +28,17 @@ def show(sample: Mapping[str, bytes], members: Sequence[str]) -> Html:
         return picture(sample[suffix], PICTURES[suffix])
     if suffix in SOUNDS:
         return player(sample[suffix], SOUNDS[suffix])
-    return tag("p", sample.get(suffix, "–".encode()).decode("utf-8", "replace"), class_="words")
+    return tag("p", described(sample, suffix), class_="words")
+
+
+def described(sample: Mapping[str, bytes], suffix: str) -> str:
+    """Return a member as text: its beginning, or what it is where it is no text; a dash when there is none."""
+    if suffix not in sample:
+        return "–"
+    shown = words(sample[suffix])
+    if "\ufffd" in shown["text"]:
+        return f".{suffix}, {len(sample[suffix]):,} bytes"
+    return shown["text"] + ("…" if shown["is_cut"] else "")
 
 
 def picture(data: bytes, mime: str, *overlays: Html) -> Html:

@@ -30,7 +30,10 @@ def retrieval(findings: Findings) -> Html:
         )
         for asks in names
     ]
-    any_scores = next(iter(recalls.values()))
+    fewest, *_, most = sorted(
+        [scores["candidates"] for scores in recalls.values()]
+    )  # of two directions or more
+    among = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     tabs = []
     for (asks, asked), examples in findings.searches.items():
         found = [search(findings, asks, asked, neighbours) for neighbours in examples]
@@ -39,9 +42,9 @@ def retrieval(findings: Findings) -> Html:
     return join(
         [
             lead(
-                f"A query of one modality (row) looks for its own sample among {any_scores['candidates']} samples of "
-                "another (column). Large: how often that is the nearest; small: among the nearest five. "
-                f"Chance is {percent(any_scores['chance'])}."
+                f"A query of one modality (row) looks for what belongs to it among {among} different things of another "
+                "(column). Large: how often that is the nearest; small: among the nearest five. "
+                f"Chance is {percent(1 / most)}{'' if fewest == most else ' or more'}."
             ),
             tag("div", tag("table", head, tag("tbody", rows), class_="space"), class_="panel"),
             lead("The same queries in every direction, drawn at random; the right answer is marked."),
@@ -179,12 +182,14 @@ def answer(one: Answer, findings: Findings) -> Html:
         for overlay in overlays
     ]
     heard = [media.player(sample[suffix], mime) for suffix, mime in media.SOUNDS.items() if suffix in sample]
+    others = set(findings.asked_about) & set(sample) - set(media.PICTURES) - set(media.SOUNDS)
     blind = f"with blank media: {findings.blind[one.key] or NOTHING}"
     verdict = [blind] if one.is_right else [f"expected: {one.expected}", tag("br"), blind]
     return tag(
         "div",
         tag("div", seen, class_="seen"),
         heard,
+        [media.show(sample, [suffix]) for suffix in sorted(others)],
         tag("p", one.question, class_="question"),
         tag("p", one.said or NOTHING, class_="said"),
         tag("div", verdict, class_="verdict"),

@@ -1,9 +1,11 @@
 """Sets of shards beyond batches: what their manifest says, and the raw members of some samples."""
 
-from collections.abc import Collection, Iterator
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from datamodules.modalities.build import Modality
 from datamodules.shards.reader import ShardReader, read_manifest
 
 
@@ -26,6 +28,20 @@ def read_samples(folder: Path, keys: Collection[str]) -> dict[str, dict[str, byt
     """Return all raw members (suffix -> bytes) of the samples with these keys."""
     reader = ShardReader(folder)
     return {key: reader.sample(position) for position, key in _keys(reader) if key in keys}
+
+
+def read_contents(folder: Path, modalities: Mapping[str, Modality]) -> dict[str, dict[str, int]]:
+    """Return a number for what each sample has of each modality: modality -> key -> equal where the bytes are equal."""
+    reader = ShardReader(folder)
+    contents: dict[str, dict[str, int]] = {name: {} for name in modalities}
+    for position, key in _keys(reader):
+        extensions = reader.extensions(position)
+        for name, modality in modalities.items():
+            member = next((member for member in modality.members if member in extensions), None)
+            if member is not None:
+                digest = hashlib.sha256(reader.read(position, member)).digest()
+                contents[name][key] = int.from_bytes(digest[:8], "little", signed=True)
+    return contents
 
 
 def read_members(folder: Path, suffix: str) -> dict[str, bytes]:

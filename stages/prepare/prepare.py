@@ -16,6 +16,7 @@ from datamodules.preparation.cleaning.filter import Filter
 from datamodules.preparation.cleaning.images import ImageAspect, ImageSize  # noqa: F401
 from datamodules.preparation.cleaning.language import Language  # noqa: F401
 from datamodules.preparation.cleaning.media import Undecodable  # noqa: F401
+from datamodules.preparation.cleaning.modality import RefusedByModality  # noqa: F401
 from datamodules.preparation.cleaning.pairing import RepeatedText, Require, WeakText  # noqa: F401
 from datamodules.preparation.cleaning.quality import LowQuality  # noqa: F401
 from datamodules.preparation.cleaning.sounds import SoundLevel  # noqa: F401

@@ -16,7 +16,10 @@ COMMAND = stages.cli.command  # kept, since `parse` puts a stand-in in its place
 BY_ITSELF = "add_a_modality.md"  # a test of its own runs what stands there
 DOCUMENTS = [
     path
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (
+        *(ROOT / f for f in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
     if path.is_file() and path.name != BY_ITSELF
 ]
 

@@ -1,12 +1,7 @@
 """Collectives: what two processes make together is what one makes of all rows."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from modules.collectives import gather_counts, gather_rows, global_mean, logsumexp_over_ranks
 
@@ -15,19 +10,11 @@ TERMS = {0: [1.0, 2.0, 3.0, 4.0, 5.0], 1: [12.0]}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_rank, (port, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+def ranks(on_two_ranks):
+    return on_two_ranks(on_one)
 
 
-def one_rank(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def on_one(rank):
     rows = torch.tensor(ROWS[rank]).view(-1, 2)
     counts = gather_counts(torch.tensor([len(rows), 7 + rank]))
     terms = torch.tensor(TERMS[rank], requires_grad=True)
@@ -36,7 +23,7 @@ def one_rank(rank, port, folder):
     nothing = torch.zeros(0, requires_grad=True)
     absent = global_mean(nothing.sum(), 0)
     absent.backward()
-    results = {
+    return {
         "counts": counts,
         "rows": gather_rows(rows, [each[0] for each in counts]),
         "mean": mean.detach(),
@@ -44,8 +31,6 @@ def one_rank(rank, port, folder):
         "absent": absent.detach(),
         "logsumexp": logsumexp_over_ranks(torch.tensor([float(rank), -torch.inf])),
     }
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_counts_and_rows_of_uneven_ranks_arrive_on_both(ranks):

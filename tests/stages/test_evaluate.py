@@ -93,6 +93,7 @@ def asked(tmp_path_factory) -> dict:
     from modules.encoders.audio import AudioEncoder
     from modules.encoders.huggingface import ImageEncoder, TextEncoder
     from modules.language_model import LanguageModel
+    from modules.media_attention import MediaAttention
     from modules.projections import Projection, Projector
 
     root = tmp_path_factory.mktemp("evaluate")
@@ -121,7 +122,9 @@ def asked(tmp_path_factory) -> dict:
         parts.save(Projection(16, 8), root / f"align/parts/projections.{name}")
     for name in ("audio", "image"):
         parts.save(encoders[name], root / f"instruct/parts/encoders.{name}")
-        parts.save(Projector(16, 16, group=2), root / f"instruct/parts/projectors.{name}")
+    heads = {"num_latents": 3, "num_heads": 2}
+    parts.save(Projector(16, 16, group=2), root / "instruct/parts/projectors.image")
+    parts.save(MediaAttention(16, 16, before=[0], **heads), root / "instruct/parts/projectors.audio")
     parts.save(LanguageModel(config=LLAMA, tokenizer=str(tokenizer)), root / "instruct/parts/language_model")
     return {
         "out": str(root / "out"),
@@ -270,6 +273,7 @@ def test_candidates_are_the_samples_that_have_both_modalities():
     assert recalls(space)["image_to_text"] == {
         "recall_at_1": 1,
         "recall_at_5": 1,
+        "recall_at_10": 1,
         "candidates": 2,
         "chance": 0.5,
     }
@@ -289,6 +293,41 @@ def test_neighbours_come_nearest_first_with_the_place_of_the_right_one():
     [found] = neighbours(space, "image", "text", ["a"], count=2)
     assert (found.nearest, found.place) == (["b", "a"], 2)
     assert found.similarities == pytest.approx([0.8, 0.6])
+
+
+def shared_captions() -> tuple[Space, dict[str, dict[str, int]]]:
+    """Three pictures, of which the first two bear one caption, and which of their contents are the same."""
+    images = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    texts = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    rows = dict.fromkeys(("image", "text"), torch.arange(3))
+    contents = {"image": {"a": 1, "b": 2, "c": 3}, "text": {"a": 7, "b": 7, "c": 8}}
+    return Space(["a", "b", "c"], {"image": images, "text": texts}, rows), contents
+
+
+def test_a_caption_that_samples_share_is_one_candidate_and_right_for_each():
+    space, contents = shared_captions()
+    found = recalls(space, contents)
+    assert {name: scores["candidates"] for name, scores in found.items()} == {
+        "image_to_text": 2,
+        "text_to_image": 3,
+    }
+    assert all(scores["recall_at_1"] == 1 for scores in found.values())
+    assert recalls(space)["image_to_text"]["recall_at_1"] == pytest.approx(1 / 3)  # without contents, a tie
+
+
+def test_a_shared_caption_is_shown_once_by_the_query_s_own_sample():
+    space, contents = shared_captions()
+    found = neighbours(space, "image", "text", ["b", "c"], contents=contents)
+    assert [(one.nearest, one.place) for one in found] == [(["b", "c"], 1), (["c", "a"], 1)]
+
+
+def test_contents_are_the_same_where_the_bytes_of_the_modality_are(tmp_path):
+    from datamodules.modalities.label import Label
+    from stages.evaluate.sets import read_contents
+
+    put(tmp_path / "set", [{"cls": b"x", "txt": b"1"}, {"cls": b"x", "txt": b"2"}, {"txt": b"1"}])
+    contents = read_contents(tmp_path / "set", {"label": Label(["x"])})
+    assert contents["label"]["0000"] == contents["label"]["0001"] and "0002" not in contents["label"]
 
 
 def test_confusion_counts_what_was_told_of_what_is_there():
@@ -352,6 +391,19 @@ def test_blank_media_are_mid_gray_and_silent_and_as_long():
     }
 
 
+def test_blank_media_of_a_modality_of_ones_own_are_zeros_and_no_item():
+    shown = {
+        "signal": torch.ones(1, 2, dtype=torch.float16),
+        "items": torch.ones(1, 2, dtype=torch.int32),
+        "mask": torch.ones(1, 2, dtype=torch.bool),
+    }
+    seen = answers.blank(shown)
+    assert not seen["signal"].any() and not seen["items"].any() and seen["mask"].all()
+    assert {name: tensor.dtype for name, tensor in seen.items()} == {
+        name: tensor.dtype for name, tensor in shown.items()
+    }
+
+
 def test_a_perfect_description_scores_one_and_a_wrong_word_lowers_it():
     text = "a red seven left of a blue two"
     perfect = answers.description_scores([Answer("k", "describe", "?", text, text)])
@@ -394,6 +446,22 @@ def test_alignment_that_says_no_errors_is_refused(tmp_path, content, message):
 
 
 # ---- the page
+
+
+@pytest.mark.parametrize(
+    ("member", "shown"),
+    [
+        ({"csv": b"t,ax\n0,1"}, "t,ax\n0,1"),
+        ({"csv": b"1," * 300}, "1," * 150 + "…"),
+        ({"bin": bytes(range(256))}, ".bin, 256 bytes"),
+        ({"txt": "café <b>".encode()}, "café &lt;b&gt;"),
+        ({}, "–"),
+    ],
+)
+def test_members_of_any_kind_are_shown_as_text_or_by_their_size(member, shown):
+    from stages.evaluate import media
+
+    assert media.show(member, ["csv", "bin", "txt"]) == f'<p class="words">{shown}</p>'
 
 
 def test_smoothing_keeps_a_constant_and_thinning_keeps_the_end():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def config(aligned_parts, labelled_shards, tmp_path):
             "model": {
                 "encoders": {name: part(aligned_parts / f"encoders.{name}") for name in modalities},
                 "fusion": fusion,
-                "task": task,
+                "task": deepcopy(task),
                 "optim": {"lr": 1e-2},
             },
             "data": {

@@ -49,8 +49,41 @@ class TestFolder:
             {"a": "several files of one modality"},
         )
 
+    def test_files_of_a_modality_of_ones_own_are_members_once_named(self, tmp_path):
+        raw = tree(tmp_path, "a.imu", "a.txt", "b.IMU", "c.imu", "c.raw")
+        assert samples_of(Folder(raw)) == {"a": ["txt"]}
+        source = Folder(raw, suffixes={"imu": ["imu", "raw"]})
+        assert samples_of(source) == {"a": ["imu", "txt"], "b": ["imu"]}
+        assert reasons_of(source) == {"c": "several files of one modality"}
+
+
+@pytest.mark.parametrize("source", [Folder, ClassFolder, LlavaJson])
+@pytest.mark.parametrize(
+    ("suffixes", "message"),
+    [
+        ({"points": ["npy"]}, "names 'npy', which cannot stand in a shard"),
+        ({"points": [".bin"]}, "names '.bin', which cannot stand in a shard"),
+        ({"points": ["BIN"]}, "names 'BIN', which cannot stand in a shard"),
+        ({"points": ["jpg"]}, "names 'jpg', which is of image"),
+        ({"points": ["bin"], "imu": ["bin"]}, "names 'bin', which is of points"),
+    ],
+)
+def test_suffixes_that_cannot_be_members_are_refused(tmp_path, source, suffixes, message):
+    with pytest.raises(ValueError, match=message):
+        source(tmp_path, suffixes=suffixes)
+
+
+@pytest.mark.parametrize(("source", "suffix"), [(ClassFolder, "cls"), (LlavaJson, "json")])
+def test_a_suffix_that_the_source_writes_itself_is_refused(tmp_path, source, suffix):
+    with pytest.raises(ValueError, match=f"names '{suffix}', which is of the source itself"):
+        source(tmp_path, suffixes={"notes": [suffix]})
+
 
 class TestClassFolder:
+    def test_files_of_a_modality_of_ones_own_have_a_class_once_named(self, tmp_path):
+        source = ClassFolder(tree(tmp_path, "walking/1.imu", "running/2.imu"), suffixes={"imu": ["imu"]})
+        assert samples_of(source) == {"running-2": ["cls", "imu"], "walking-1": ["cls", "imu"]}
+
     def test_the_folder_is_the_class(self, tmp_path):
         source = ClassFolder(tree(tmp_path, "zero/1.png", "one/1.flac", "one/deep/2.flac", "stray.png"))
         classes = {item.key: item.members["cls"] for item in source}
@@ -142,6 +175,16 @@ class TestLlavaJson:
         source = llava(GOOD | change, GOOD)
         assert reasons_of(source) == {"record 0": reason}
         assert len(samples_of(source)) == 1
+
+    def test_a_modality_of_ones_own_has_its_field_and_its_tag(self, llava, tmp_path):
+        tree(tmp_path, "m/a.imu", "m/a.mp4")
+        asked = {"id": "7", "imu": "m/a.imu", "conversations": turns("<imu>\nWhat?", "this")}
+        untagged = asked | {"conversations": turns("What?", "this")}
+        source = llava(asked, untagged, suffixes={"imu": ["imu"]})
+        assert samples_of(source) == {"7": ["imu", "json"]}
+        assert reasons_of(source) == {"record 1": "<imu> tags and imu files differ in number"}
+        film = {"id": "8", "video": "m/a.mp4", "conversations": turns("<video>\nWhat?", "this")}
+        assert samples_of(llava(film, suffixes={"video": ["mp4"]})) == {"8": ["json", "mp4"]}
 
     def test_messages_of_role_and_content_are_read(self, llava):
         messages = [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "this"}]

@@ -13,6 +13,7 @@ from modules.fusion.gated import GatedFusion
 from modules.fusion.late import LateFusion
 from modules.fusion.latent import LatentFusion
 from modules.fusion.perceiver import PerceiverFusion
+from modules.fusion.quality_fusion import QualityFusion
 from modules.fusion.weighted import WeightedFusion
 from modules.tokens import Tokens
 
@@ -33,6 +34,7 @@ FUSIONS = {
     "cross": lambda widths=WIDTHS: CrossAttentionFusion(widths, 8, num_heads=2),
     "perceiver": lambda widths=WIDTHS: PerceiverFusion(widths, 8, num_latents=3, num_heads=2),
     "latent": lambda widths=WIDTHS: LatentFusion(widths, 8, hidden=6),
+    "by quality": lambda widths=WIDTHS: QualityFusion(widths, GatedFusion(widths, 8), floor=0),
 }
 
 

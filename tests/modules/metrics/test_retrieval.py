@@ -73,6 +73,43 @@ def test_a_duplicate_of_the_right_answer_counts_against_it():
     assert ranks(first, second)[[0, 1, 2, 4, 5, 6, 8, 9]].tolist() == [0] * 8
 
 
+def test_candidates_of_one_content_count_once_and_are_right_for_every_query_that_has_it():
+    first = unit(6)
+    second = first[[0, 0, 0, 3, 4, 5]]  # three rows share a second
+    contents = torch.tensor([[0, 9], [1, 9], [2, 9], [3, 3], [4, 4], [5, 5]])
+    assert ranks(first, second, contents)[0] == 0
+    similarity = first @ first.T
+    wrong = similarity[1, [3, 4, 5]] > similarity[1, 0]
+    assert ranks(first, second, contents)[1] == wrong.sum()
+
+
+def test_what_stands_beside_a_query_of_the_same_content_is_right():
+    first = unit(4)[[0, 0, 2, 3]]
+    second = unit(4)[[1, 0, 2, 3]]  # the first query's own is far, its twin's is near
+    assert ranks(first, second)[0] > 0
+    assert ranks(first, second, torch.tensor([[0, 0], [0, 1], [2, 2], [3, 3]]))[0] == 0
+
+
+def test_contents_that_are_all_different_change_nothing():
+    first, second = noisy_pair()
+    contents = torch.randperm(120).view(60, 2)
+    metric = RetrievalRecall(block_rows=7)
+    for start in range(0, 60, 9):
+        rows = slice(start, start + 9)
+        metric.update(first[rows], second[rows], contents[rows])
+    assert metric.compute() == computed(first, second, 60)
+
+
+def test_contents_of_some_rows_only_are_refused():
+    metric = RetrievalRecall()
+    with pytest.raises(ValueError, match=r"contents is \(3,\), expected \(3, 2\)"):
+        metric.update(unit(3), unit(3), torch.arange(3))
+    metric.update(unit(3), unit(3))
+    metric.update(unit(2), unit(2), torch.zeros(2, 2).long())
+    with pytest.raises(ValueError, match="contents of 2 rows, expected those of all 5"):
+        metric.compute()
+
+
 def test_rows_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 8\).*\(4, 8\).*the same of both"):
         RetrievalRecall().update(unit(3), unit(4))

@@ -63,7 +63,8 @@ def test_matching_asks_of_true_pairs_and_of_two_false_ones_each(aligned):
 def test_hard_negatives_follow_the_softmax_of_the_similarities():
     logits = torch.tensor([[9.0, 1.0, 0.0], [0.0, 9.0, 0.0], [2.0, -80.0, 9.0]])
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([hard_negatives(logits, generator) for _ in range(4000)])
+    luck = torch.rand(4000, 3, 3, generator=generator, dtype=torch.float64)
+    drawn = torch.stack([hard_negatives(logits, uniform) for uniform in luck])
     assert (drawn != torch.arange(3)).all()
     assert (drawn[:, 0] == 1).double().mean() == pytest.approx(torch.e / (1 + torch.e), abs=0.03)
     assert (drawn[:, 1] == 0).double().mean() == pytest.approx(0.5, abs=0.03)
@@ -77,15 +78,25 @@ def test_the_same_seed_and_step_draw_the_same_also_after_a_restart(aligned):
     resumed = Matching(Joined(), logit_scale=1.0).double()
     resumed.load_state_dict(copy.deepcopy(first.state_dict()))
     assert first(batch) == resumed(batch)
-    draws = [torch.rand(3, generator=Draws(seed).next()) for seed in (0, 0, 1)]
+    draws = [Draws(seed).uniform(3, 1) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 def test_steps_draw_anew_in_training_and_alike_in_evaluation():
     draws = Draws(0)
-    assert not torch.equal(torch.rand(3, generator=draws.next()), torch.rand(3, generator=draws.next()))
+    assert not torch.equal(draws.uniform(3, 1), draws.uniform(3, 1))
     draws.eval()
-    assert torch.equal(torch.rand(3, generator=draws.next()), torch.rand(3, generator=draws.next()))
+    assert torch.equal(draws.uniform(3, 1), draws.uniform(3, 1))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 6])
+def test_ranks_draw_for_their_shares_what_one_draws_for_all(ranks, monkeypatch):
+    whole = Draws(5).normal(48, 3)
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr("modules.objectives.draws.world", lambda rank=rank: (rank, ranks))
+        shares.append(Draws(5).normal(48 // ranks, 3))
+    assert torch.equal(torch.cat(shares), whole)
 
 
 @pytest.mark.parametrize("present", [{"image": [0, 1], "text": []}, {"image": [0, 1], "text": [1, 2]}])

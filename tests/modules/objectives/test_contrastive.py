@@ -2,13 +2,10 @@
 
 import importlib.util
 import math
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from modules.objectives.aligned import Aligned
 from modules.objectives.contrastive import InfoNCE, SigLIP
@@ -250,21 +247,13 @@ UNEVEN = {"image": [7, 1], "text": [7, 1], "audio": [3, 0]}  # rows of each rank
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(on_two_ranks):
     """What two ranks made of all the cases: [of rank 0, of rank 1], by objective."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_rank, (port, str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_ranks(on_one)
 
 
-def one_rank(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    results = {
+def on_one(rank):
+    return {
         objective.__name__: {
             "even float32": even_on(rank, objective, torch.float32),
             "even float64": even_on(rank, objective, torch.float64),
@@ -272,8 +261,6 @@ def one_rank(rank, port, folder):
         }
         for objective in OBJECTIVES
     }
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def even_on(rank, objective, dtype):

@@ -1,0 +1,143 @@
+"""How a model is spread over ranks: sharded (FSDP2), split by tensors, and both; with what must know of it."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from modules import collectives
+
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+STYLES = ("colwise", "rowwise")
+
+
+def layers(module: nn.Module) -> list[nn.Module]:
+    """Return the repeated blocks of a model, such as the layers of a transformer: what its lists hold, inner first."""
+    lists = [child for child in module.modules() if isinstance(child, (nn.ModuleList, nn.Sequential))]
+    blocks = [block for each in lists for block in each]
+    return [
+        block for block in reversed(blocks) if not isinstance(block, CONTAINERS) and any(block.children())
+    ]
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Keep a layer's input alone, and compute the layer again in the backward; names of parameters stay.
+
+    Where layers hold layers, it is the inner ones.
+    """
+    blocks = layers(module)
+    for layer in blocks:
+        if not any(child in blocks for child in layer.modules() if child is not layer):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
+    """Split layers over `tensor_parallel` ranks, then shard all over `data_parallel` ranks.
+
+    Args:
+        module: what is trained.
+        mesh: with the dimensions `data_parallel` and `tensor_parallel`, as Lightning's ModelParallelStrategy makes it.
+        methods: of the module, that training calls as others call `forward`.
+
+    Raises:
+        ValueError: when tensors are to be split and no layer says how.
+    """
+    tensor, data = mesh["tensor_parallel"], mesh["data_parallel"]
+    collectives.use_group(data.get_group())
+    if tensor.size() > 1:
+        split_tensors(module, tensor)
+    if data.size() > 1:
+        shard(module, data, methods)
+
+
+def shard(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
+    """Shard a model over ranks: each layer is whole only while it computes, all else during the step.
+
+    FSDP2 shards no scalars (a logit scale, a gate): every rank holds them, and their gradients are averaged.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
+    for parameter in scalars:
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(partial(_average, mesh.get_group()))
+    for layer in layers(module):
+        fully_shard(layer, mesh=mesh, ignored_params=scalars)
+    fully_shard(module, mesh=mesh, ignored_params=scalars)
+    for method in methods:
+        register_fsdp_forward_method(module, method)
+
+
+def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Split the products of transformers' models over ranks, by the plan that the library has for each.
+
+    What has no plan (an image tower, a projection) is computed by every rank of the group alike.
+
+    Raises:
+        ValueError: when no model has a plan, or its attention heads do not divide by the ranks.
+    """
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+    from transformers import PreTrainedModel
+
+    found = False
+    for child in list(module.modules()):
+        if not isinstance(child, PreTrainedModel) or child is not child.base_model:
+            continue
+        plan = {
+            name: style for name, style in (child.config.base_model_tp_plan or {}).items() if style in STYLES
+        }
+        if not plan:
+            continue
+        heads = child.config.num_key_value_heads
+        if heads % mesh.size():
+            raise ValueError(
+                f"{type(child).__name__} has {heads} key-value heads, which do not divide by "
+                f"tensor_parallel_size {mesh.size()}: expected a divisor"
+            )
+        styles: dict[str, Callable[[], object]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+        parallelize_module(child, mesh, {name: styles[style]() for name, style in plan.items()})
+        found = True
+    if not found:
+        raise ValueError(
+            f"tensor_parallel_size is {mesh.size()}, but transformers has a plan for none of the models: expected one "
+            "such as Llama, Mistral or Qwen; for others set tensor_parallel_size to 1 and shard them"
+        )
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients so that their norm over all ranks is at most `max_norm`; return what it was.
+
+    Parameters may be spread in different ways, over which no one function of torch adds up.
+    """
+    by_mesh: dict[object, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_mesh.setdefault(mesh_of(parameter), []).append(parameter.grad)
+    norms = [whole(torch.nn.utils.get_total_norm(gradients)) for gradients in by_mesh.values()]
+    total = torch.stack(norms).norm()
+    scale = (max_norm / (total + 1e-6)).clamp(max=1)
+    for gradients in by_mesh.values():
+        for gradient in gradients:
+            gradient.mul_(scale)
+    return total
+
+
+def mesh_of(tensor: Tensor) -> DeviceMesh | None:
+    """Return the ranks that a tensor is spread over, None where every rank has it whole."""
+    return tensor.device_mesh if isinstance(tensor, DTensor) else None
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor put together from its ranks; all of them must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _average(group: ProcessGroup, parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    torch.distributed.all_reduce(parameter.grad, group=group)
+    parameter.grad /= group.size()

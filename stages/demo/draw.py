@@ -1,0 +1,234 @@
+"""draw: a model of one vocabulary is trained on the demo's scenes, draws from text, and aligned encoders say what."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stages.cli import write_json
+from stages.demo.pipeline import ROOT, Step, run_together
+from stages.demo.scenes import COLOURS, DIGITS, THINGS, Scene, parse
+from stages.demo.sheet import write_sheet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datamodules.batch import Batch
+    from modules.embedder import Embedder
+    from modules.unified import Sampling, Unified
+
+STEPS = (
+    Step(
+        "image tokenizer",
+        "stages.pretrain fit --config configs/pretrain/image_tokenizer.yaml",
+        "pretrain-image-tokenizer/metrics.json",
+    ),
+    Step("unify", "stages.unify fit --config configs/unify/scenes.yaml", "unify/metrics.json"),
+)
+SHOWN = (
+    *(f"a {colour} {digit}" for colour, digit in zip((*COLOURS, *COLOURS), DIGITS, strict=False)),
+    "a white four left of a red nine",
+    "a yellow one above a blue seven",
+)
+"""Texts on the sheet."""
+
+
+def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
+    """Train the demo's model of words and image tokens, and measure what it draws and says.
+
+    Needs what `python -m stages.demo run` leaves. Goes on where an earlier run stopped. Leaves metrics.json and
+    sheet.png in runs/demo/draw.
+
+    Args:
+        count: Pictures of each of the 60 combinations of colour and digit.
+        temperature: At which units of pictures are drawn.
+        seed: Of the draw.
+
+    Raises:
+        FileNotFoundError: when the demo has not run here.
+        SystemExit: with a stage's exit code when one fails.
+    """
+    for path in ("align/parts", "pretrain-lm/parts", "shards/scenes-test/manifest.json", "raw/made.json"):
+        if not (ROOT / path).exists():
+            raise FileNotFoundError(f"no {ROOT / path}: run `python -m stages.demo run` first")
+    for step in STEPS:
+        run_together([] if (ROOT / step.done).is_file() else [step])
+
+    from modules.embedder import Embedder
+    from modules.unified import Sampling, Unified
+
+    unified = Unified.load(ROOT / "unify/parts")
+    judge = Judge(Embedder.load(ROOT / "align/parts"))
+    sampling = Sampling(temperature, seed=seed)
+    held_out = set(json.loads((ROOT / "raw/made.json").read_text(encoding="utf-8"))["held_out"])
+    metrics = {
+        "drawn": _drawn(unified, judge, [str(thing) for thing in THINGS], count, sampling),
+        "drawn_held_out": _drawn(unified, judge, sorted(held_out), count, sampling),
+        **_on_test_scenes(unified, judge, sampling),
+        "chance": {"digit": 1 / len(DIGITS), "colour": 1 / len(COLOURS), "both": 1 / len(THINGS)},
+        "temperature": temperature,
+        "seed": seed,
+    }
+    pictures = drawn_pictures(unified, [text for text in SHOWN for _ in range(3)], sampling)
+    write_sheet(SHOWN, pictures.unflatten(0, (len(SHOWN), 3)), ROOT / "draw/sheet.png")
+    write_json(ROOT / "draw/metrics.json", metrics)
+    print("\n" + table(metrics) + f"\n\n{ROOT / 'draw/sheet.png'}")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What aligned encoders see in pictures of one thing: the nearest of 60 descriptions."""
+
+    embedder: "Embedder"
+
+    def things(self, pixels: "Tensor") -> list[str]:
+        """Return a thing, such as `red seven`, for each picture (rows, 3, height, width)."""
+        texts = [f"a {thing}" for thing in THINGS]
+        nearest = (self.pictures(pixels) @ self.texts(texts).T).argmax(1)
+        return [str(THINGS[number]) for number in nearest.tolist()]
+
+    def retrieved(self, pixels: "Tensor", texts: Sequence[str]) -> float:
+        """Return how often picture i is nearer to text i than to any other."""
+        nearest = (self.pictures(pixels) @ self.texts(texts).T).argmax(1)
+        right = [texts[found] == texts[row] for row, found in enumerate(nearest.tolist())]
+        return sum(right) / len(right)
+
+    def pictures(self, pixels: "Tensor") -> "Tensor":
+        """Embed pictures."""
+        return self._embed("image", {"pixels": pixels})
+
+    def texts(self, texts: Sequence[str]) -> "Tensor":
+        """Embed texts."""
+        return self._embed("text", text_inputs(self.embedder.input_configs["text"], texts))
+
+    def _embed(self, modality: str, inputs: Mapping[str, "Tensor"]) -> "Tensor":
+        import torch
+
+        with torch.inference_mode():
+            return self.embedder.embed(modality, inputs)
+
+
+def text_inputs(config: Mapping[str, Any], texts: Sequence[str]) -> dict[str, "Tensor"]:
+    """Return the Inputs of texts."""
+    from datamodules.modalities.build import build_modalities
+
+    return build_modalities({"text": config})["text"].collate(list(texts))
+
+
+def drawn_pictures(unified: "Unified", texts: Sequence[str], sampling: "Sampling") -> "Tensor":
+    """Draw each text once: (texts, 3, height, width), uint8."""
+    return unified.draw({"text": text_inputs(unified.input_configs["text"], texts)}, sampling)
+
+
+def _drawn(
+    unified: "Unified", judge: Judge, things: Sequence[str], count: int, sampling: "Sampling"
+) -> dict[str, float]:
+    """Draw single things, and let aligned encoders say what they are."""
+    asked = [thing for thing in things for _ in range(count)]
+    seen = judge.things(drawn_pictures(unified, [f"a {thing}" for thing in asked], sampling))
+    return _recognised(asked, seen)
+
+
+def _recognised(asked: Sequence[str], seen: Sequence[str]) -> dict[str, float]:
+    pairs = [(one.split(), other.split()) for one, other in zip(asked, seen, strict=True)]
+    scores = {
+        "digit": sum(one[1] == other[1] for one, other in pairs),
+        "colour": sum(one[0] == other[0] for one, other in pairs),
+        "both": sum(one == other for one, other in pairs),
+    }
+    return {**{name: right / len(pairs) for name, right in scores.items()}, "count": len(pairs)}
+
+
+def _on_test_scenes(unified: "Unified", judge: Judge, sampling: "Sampling") -> dict[str, Any]:
+    """Measure on held-out scenes: pictures drawn from captions, the same pictures real and as the tokenizer redraws
+    them, and what is said of pictures."""
+    import torch
+
+    pixels, redrawn, drawn, captions = [], [], [], []
+    said: list[tuple[str, str]] = []
+    for batch in _test_batches(unified):
+        real = batch.inputs["image"]["pixels"]
+        texts = _texts(unified, batch)
+        pixels.append(real)
+        redrawn.append(unified.tokenizers["image"].pixels(unified.numbers("image", batch.inputs["image"])[0]))
+        drawn.append(unified.draw({"text": batch.inputs["text"]}, sampling))
+        captions += texts
+        said += zip(texts, unified.caption({"image": batch.inputs["image"]}), strict=True)
+    kinds = {"real": torch.cat(pixels), "redrawn": torch.cat(redrawn), "drawn_scenes": torch.cat(drawn)}
+    single = [row for row, text in enumerate(captions) if not parse(text).relation]
+    asked = [captions[row].removeprefix("a ") for row in single]
+    return {
+        **{
+            name: {
+                **_recognised(asked, judge.things(each[single])),
+                "recall_at_1": judge.retrieved(each, captions),
+                "scenes": len(captions),
+            }
+            for name, each in kinds.items()
+        },
+        "said": _said(said),
+    }
+
+
+def _test_batches(unified: "Unified") -> Iterator["Batch"]:
+    from datamodules.modalities.build import build_modalities
+    from datamodules.stream import batches
+
+    modalities = build_modalities(unified.input_configs)
+    return batches(ROOT / "shards/scenes-test", modalities, 50, require=list(modalities))
+
+
+def _texts(unified: "Unified", batch: "Batch") -> list[str]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(unified.language_model.language_model.tokenizer_json)
+    rows = zip(
+        batch.inputs["text"]["input_ids"].tolist(), batch.inputs["text"]["attention_mask"], strict=True
+    )
+    return [tokenizer.decode(ids[: int(mask.sum())], skip_special_tokens=True).strip() for ids, mask in rows]
+
+
+def _said(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Compare captions with the true ones: word for word, and digits and colours in their places."""
+    digits = colours = things = 0
+    for true, said in pairs:
+        there, here = parse(true).things, _things(said)
+        things += len(there)
+        for place, thing in enumerate(there):
+            if place < len(here):
+                digits += thing.digit == here[place].digit
+                colours += thing.colour == here[place].colour
+    exact = sum(true == said for true, said in pairs)
+    return {
+        "exact": exact / len(pairs),
+        "digit": digits / things,
+        "colour": colours / things,
+        "count": len(pairs),
+    }
+
+
+def _things(caption: str) -> tuple[Any, ...]:
+    try:
+        return parse(caption).things
+    except ValueError:  # not a sentence of this language
+        return Scene(()).things
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """Return one line for each thing measured, beside chance."""
+    names = {
+        "drawn": "drawn from `a red seven`, 60 combinations",
+        "drawn_held_out": "  of these, the 10 never seen in training",
+        "drawn_scenes": "drawn from test captions",
+        "redrawn": "test pictures, through the tokenizer",
+        "real": "test pictures as they are",
+        "said": "captions of test pictures",
+        "chance": "chance",
+    }
+    lines = [f"{'':<44}{'digit':>8}{'colour':>8}{'both':>8}{'exact':>8}{'R@1':>8}"]
+    for name, label in names.items():
+        scores = metrics[name]
+        cells = [scores.get(key) for key in ("digit", "colour", "both", "exact", "recall_at_1")]
+        shown = "".join(f"{'' if cell is None else f'{100 * cell:.1f} %':>8}" for cell in cells)
+        lines.append(f"{label:<44}{shown}")
+    return "\n".join(lines)
