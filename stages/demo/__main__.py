@@ -1,4 +1,4 @@
-"""Run the whole pipeline on the embedded data, make that data, measure what its parts are worth, or let it draw."""
+"""Run the demo on embedded data, make that data, let it draw, or measure what stages and objectives are worth."""
 
 from stages.cli import command
 from stages.demo.ablation import ablate

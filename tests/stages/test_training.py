@@ -118,7 +118,7 @@ def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bytes(
     assert stopped.value.code == 75
     assert "stopped at step 3 of 5" in capsys.readouterr().err
     checkpoints = Path(config["run_dir"], "checkpoints")
-    assert [path.name for path in checkpoints.iterdir()] == ["step-00000003.ckpt"]
+    assert sorted(path.name for path in checkpoints.glob("*.ckpt")) == ["latest.ckpt", "step-00000003.ckpt"]
     assert not Path(config["run_dir"], "metrics.json").exists()
 
     with monkeypatch.context() as patch:

@@ -202,7 +202,7 @@ def test_a_completion_that_was_handed_over_tells_the_same_of_any_that_are_there(
 def test_two_completions_of_one_run_are_refused_for_they_would_be_one_part():
     both = {name: Completion(MODALITIES, dim=4) for name in ("first", "second")}
     with pytest.raises(ValueError, match="both hand over the part completion"):
-        Weighted(both).configure(dict.fromkeys(MODALITIES, 8), 4)
+        Weighted(both).configure(dict.fromkeys(MODALITIES, 8), dim=4)
 
 
 # ---- several at once
