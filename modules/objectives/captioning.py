@@ -42,14 +42,15 @@ class Captioning(AlignmentObjective):
                 f"widths names {', '.join(widths) or 'nothing'}: expected what is captioned, and not {text}"
             )
         known = {**vocabulary(read_tokenizer(None, tokenizer)), **config}
-        self.decoder = build_trunk({**known, "add_cross_attention": True}, is_language_model=True)
-        if not any("cross" in name and "att" in name for name, _ in self.decoder.named_parameters()):
+        decoder: Any = build_trunk({**known, "add_cross_attention": True}, is_language_model=True)
+        if not any("cross" in name and "att" in name for name, _ in decoder.named_parameters()):
             raise ValueError(
-                f"{type(self.decoder).__name__} has no cross-attention: take a model_type such as gpt2, or bert "
+                f"{type(decoder).__name__} has no cross-attention: take a model_type such as gpt2, or bert "
                 "with is_decoder"
             )
-        self.widths, self.text = dict(widths), text
-        dim = self.decoder.config.hidden_size
+        self.decoder, self.widths, self.text = decoder, dict(widths), text
+        dim: int = decoder.config.hidden_size
+        self.vocab_size: int = decoder.config.vocab_size
         self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in widths.items()})
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
@@ -74,9 +75,9 @@ class Captioning(AlignmentObjective):
         seen = select(aligned.tokens[name], here)
         text = aligned.inputs[self.text]
         ids, mask = text["input_ids"][there], text["attention_mask"][there].bool()
-        if ids.numel() and int(ids.max()) >= self.decoder.config.vocab_size:
+        if ids.numel() and int(ids.max()) >= self.vocab_size:
             raise ValueError(
-                f"the text has the id {int(ids.max())}, the decoder {self.decoder.config.vocab_size} ids: give it the "
+                f"the text has the id {int(ids.max())}, the decoder {self.vocab_size} ids: give it the "
                 "tokenizer of the text encoder"
             )
         logits = self.decoder(
