@@ -18,6 +18,11 @@ class WriteParts(Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what could not be handed over, before the first step."""
+        for part in pl_module.exports().values():
+            parts.describe(part)
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -30,15 +35,15 @@ class WriteParts(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step < trainer.max_steps or not trainer.is_global_zero:
             return
-        for name, part in pl_module.exports().items():
-            trained = sorted(
-                {key.split(".")[0] for key, value in part.named_parameters() if value.requires_grad}
-            )
-            parts.save(
-                part,
-                self.folder / name,
-                stage=type(pl_module).__name__,
-                steps=trainer.global_step,
-                cursor=trainer.datamodule.cursor,
-                trained=trained,
-            )
+        exports = pl_module.exports()
+        about = {"stage": type(pl_module).__name__, "steps": trainer.global_step}
+        about["cursor"] = trainer.datamodule.cursor
+        parts.save_all(
+            exports,
+            self.folder,
+            {name: {**about, "trained": _trained(part)} for name, part in exports.items()},
+        )
+
+
+def _trained(part: parts.Part) -> list[str]:
+    return sorted({key.split(".")[0] for key, value in part.named_parameters() if value.requires_grad})

@@ -39,6 +39,7 @@ class Summary(Callback):
             "peak_memory_bytes": _peak_memory_bytes(),
             "chance": pl_module.chance,
             **{name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
+            **pl_module.report,
         }
         temporary = self.folder / ".metrics.json"
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from datamodules.batch import Batch
 from datamodules.bucketing import LengthBuckets
 from datamodules.mixture import Mixture, MixtureSource
 from datamodules.modalities.build import build_modalities
+from datamodules.modalities.target import check_targets
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.order import Order, Positions
 from datamodules.stream import SampleSet, SampleStream, Share
@@ -110,6 +111,7 @@ class SampleDataModule(LightningDataModule):
         for name, samples in (("train", self.train), ("val", self.val)):
             if samples:
                 _check_left_out(name, samples, max_bad_fraction)
+                check_targets(f"data.{name}", samples, max_bad_fraction)
         _check_cache(self.train, shuffle_shards, cache.max_bytes)
         self.order = self._order(sources, buckets, shuffle_shards)
         self._lost_per_sample = self.train.reader.lost / len(self.train.reader)

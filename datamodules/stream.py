@@ -1,5 +1,6 @@
 """SampleStream: samples of shards as batches, from any position, for any number of ranks and workers."""
 
+import itertools
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,6 +100,18 @@ class SampleSet:
     def shards(self) -> np.ndarray:
         """Return the shard that each sample lies in, (samples,) int64."""
         return np.searchsorted(self.reader.ends, self.positions, side="right")
+
+    def together(self) -> dict[tuple[str, str], int]:
+        """Return how many samples have both of two modalities, for every two, as the indices tell: nothing is read."""
+        counts = np.bincount(self.reader.kind_of[self.positions], minlength=len(self._members)).tolist()
+        return {
+            pair: sum(
+                count
+                for count, chosen in zip(counts, self._members, strict=True)
+                if chosen.keys() >= set(pair)
+            )
+            for pair in itertools.combinations(self.modalities, 2)
+        }
 
     def lengths(self, modality: str) -> np.ndarray:
         """Return the bytes of the member that each sample has for a modality, (samples,) int64; 0 where it has none."""

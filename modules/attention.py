@@ -1,7 +1,12 @@
-"""Attention of one sequence over another, in which every key has a weight."""
+"""Attention of one sequence over another, in which every key has a weight; and which kernel computes attention."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+MAX_TOKENS_OF_PLAIN = 128
 
 
 class Attention(nn.Module):
@@ -67,3 +72,19 @@ def feed_forward(dim: int, factor: int = 4) -> nn.Sequential:
         nn.GELU(),
         nn.Linear(factor * dim, dim, bias=False),
     )
+
+
+def quick_attention(device: torch.device, tokens: int) -> AbstractContextManager[None]:
+    """Return a context in which torch's attention over short sequences trains fast on a CPU in bfloat16.
+
+    There the backward of its fused kernel takes 4 times as long as that of the plain one for 50 tokens, and as long
+    from 200 tokens on (torch 2.14 on a CPU with AVX-512). In float32 both take the same time.
+
+    Args:
+        device: of the sequences.
+        tokens: of the longest sequence.
+    """
+    is_bfloat16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    if device.type != "cpu" or tokens > MAX_TOKENS_OF_PLAIN or not (is_bfloat16 and torch.is_grad_enabled()):
+        return nullcontext()
+    return sdpa_kernel(SDPBackend.MATH)

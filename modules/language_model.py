@@ -49,6 +49,22 @@ class LanguageModel(Encoder):
         return self.model.get_output_embeddings()
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, the first to work first.
+
+        Raises:
+            ValueError: when the model keeps them in a way that is not known here.
+        """
+        count = self.model.config.num_hidden_layers
+        for module in self.model.modules():  # from the outside in: whatever a family calls its list
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
+        raise ValueError(
+            f"{type(self.model).__name__} has no list of its {count} layers, expected one to look at media from: "
+            "take a Projector or a PerceiverResampler instead"
+        )
+
+    @property
     def input_config(self) -> dict[str, Any]:
         return {
             "class_path": "datamodules.modalities.text.Text",

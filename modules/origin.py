@@ -5,11 +5,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-_LOADED: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
+_LOADED: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
 
 
-def mark_loaded(module: nn.Module, source: str) -> None:
-    """Note that every weight of a module was read from `source`, such as a part folder or a model's name."""
+def mark_loaded(module: nn.Module, source: str | None) -> None:
+    """Note that every weight of a module was read from `source`, such as a part folder or a model's name.
+
+    None says that the module is new inside one that was read, as an adapter's weights are.
+    """
     _LOADED[module] = source
 
 
@@ -35,6 +38,6 @@ def weightless() -> bool:
     return torch.get_default_device().type == "meta"
 
 
-def _nearest(name: str, sources: dict[str, str]) -> str | None:
+def _nearest(name: str, sources: dict[str, str | None]) -> str | None:
     inside = [prefix for prefix in sources if not prefix or name.startswith(prefix + ".")]
     return sources[max(inside, key=len)] if inside else None

@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,6 +45,76 @@ def pack_sequences(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return [sorted(row) for row in rows]
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Where the real tokens of texts (texts, tokens) stand in rows (rows, width) that several texts share.
+
+    Args:
+        source: (rows, width), which of the texts' places, counted text by text, stands here; 0 where none does.
+        place: (texts, tokens), the other way round: which of the rows' places holds this token; 0 for padding.
+        segment_ids: (rows, width), from 1 in each row; 0 is padding.
+        position_ids: (rows, width), from 0 in each text, and in the padding behind.
+    """
+
+    source: Tensor
+    place: Tensor
+    segment_ids: Tensor
+    position_ids: Tensor
+
+    def to(self, device: torch.device) -> "Packing":
+        """Return the same on a device."""
+        return Packing(
+            *(each.to(device) for each in (self.source, self.place, self.segment_ids, self.position_ids))
+        )
+
+    def packed(self, values: Tensor) -> Tensor:
+        """Return values (texts, tokens) as (rows, width), 0 where no text is."""
+        return torch.where(self.segment_ids > 0, values.flatten()[self.source], 0)
+
+    def attends(self) -> Tensor:
+        """Return (rows, width, width), True where a token may see another of its text, itself or an earlier one."""
+        same = self.segment_ids.unsqueeze(2) == self.segment_ids.unsqueeze(1)
+        return same.tril()
+
+
+def packing(mask: Tensor, max_tokens: int) -> Packing:
+    """Plan how texts are packed, on the CPU.
+
+    Args:
+        mask: (texts, tokens) bool, True where a token is real.
+        max_tokens: of a row; the rows are as wide as the fullest of them.
+
+    Raises:
+        ValueError: when a text is longer than a row.
+    """
+    mask = mask.cpu()
+    lengths = mask.sum(1)
+    rows = pack_sequences(lengths.tolist(), max_tokens)
+    order = torch.tensor([text for row in rows for text in row], dtype=torch.long)
+    per_row = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    row_of = torch.arange(len(rows)).repeat_interleave(
+        per_row
+    )  # of each text, as is all until the next comment
+    ordered, begins = lengths[order], lengths.cumsum(0) - lengths
+    filled = torch.zeros(len(rows), dtype=torch.long).index_add(0, row_of, ordered)
+    column = ordered.cumsum(0) - ordered - (filled.cumsum(0) - filled)[row_of]
+    segment = torch.arange(1, len(order) + 1) - (per_row.cumsum(0) - per_row)[row_of]
+    # Of each token, text by text in the order of the rows.
+    position = torch.arange(int(ordered.sum())) - (ordered.cumsum(0) - ordered).repeat_interleave(ordered)
+    row, column = row_of.repeat_interleave(ordered), column.repeat_interleave(ordered) + position
+    number = begins[order].repeat_interleave(ordered) + position  # among all real tokens
+    width = int(filled.max()) if rows else 1
+    shape = len(rows), width
+    source, segment_ids = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    source[row, column] = mask.flatten().nonzero().squeeze(1)[number]
+    segment_ids[row, column] = segment.repeat_interleave(ordered)
+    position_ids = (torch.arange(width) - filled.unsqueeze(1)).clamp(min=0)
+    position_ids[row, column] = position
+    place = torch.zeros(mask.shape, dtype=torch.long)
+    place.view(-1)[source[row, column]] = row * width + column
+    return Packing(source, place, segment_ids, position_ids)
+
+
 def pack(inputs: Mapping[str, Tensor], max_tokens: int) -> dict[str, Tensor]:
     """Pack texts, padded to one length, into rows of several texts each.
 
@@ -58,27 +129,11 @@ def pack(inputs: Mapping[str, Tensor], max_tokens: int) -> dict[str, Tensor]:
     Raises:
         ValueError: when a text is longer than a row.
     """
-    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-    lengths = mask.sum(1).tolist()
-    rows = pack_sequences(lengths, max_tokens)
-    width = max((sum(lengths[number] for number in row) for row in rows), default=1)
-    begins = [0, *torch.tensor(lengths, dtype=torch.long).cumsum(0).tolist()]
-    source = torch.zeros(len(rows), width, dtype=torch.long)
-    segments, positions = torch.zeros_like(source), torch.zeros_like(source)
-    for row, numbers in enumerate(rows):
-        at = 0
-        for segment, number in enumerate(numbers, start=1):
-            behind = at + lengths[number]
-            source[row, at:behind] = torch.arange(begins[number], begins[number + 1])
-            segments[row, at:behind] = segment
-            positions[row, at:behind] = torch.arange(lengths[number])
-            at = behind
-        positions[row, at:] = torch.arange(width - at)
-    source, segments, positions = (each.to(ids.device) for each in (source, segments, positions))
-    packed = ids[mask][source] if rows else ids.new_zeros(0, width)  # (rows, tokens)
+    ids = inputs["input_ids"]
+    plan = packing(inputs["attention_mask"].bool(), max_tokens).to(ids.device)
     return {
-        "input_ids": torch.where(segments > 0, packed, 0),
-        "attention_mask": segments > 0,
-        "segment_ids": segments,
-        "position_ids": positions,
+        "input_ids": plan.packed(ids),
+        "attention_mask": plan.segment_ids > 0,
+        "segment_ids": plan.segment_ids,
+        "position_ids": plan.position_ids,
     }

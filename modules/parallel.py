@@ -118,6 +118,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     for parameter in parameters:
         if parameter.grad is not None:
             by_mesh.setdefault(mesh_of(parameter), []).append(parameter.grad)
+    if not by_mesh:
+        return torch.zeros(())  # of a step that is left out
     norms = [whole(torch.nn.utils.get_total_norm(gradients)) for gradients in by_mesh.values()]
     total = torch.stack(norms).norm()
     scale = (max_norm / (total + 1e-6)).clamp(max=1)

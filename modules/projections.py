@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.connector import Connector
 from modules.parts import Part
 from modules.tokens import Tokens
 
@@ -43,7 +44,7 @@ class Projection(Part):
         return self.linear(pooled)
 
 
-class Projector(Part):
+class Projector(Connector):
     """Tokens of an encoder to tokens of a language model: groups of neighbours, then a two-layer perceptron.
 
     LLaVA-1.5's projector (arXiv:2310.03744, section 3.2) with neighbours joined first, so that a second of
@@ -54,6 +55,8 @@ class Projector(Part):
         out_dim: width of the language model's embeddings.
         group: neighbouring tokens that become one.
     """
+
+    group: int
 
     def __init__(self, in_dim: int, out_dim: int, group: int = 1) -> None:
         super().__init__()
@@ -76,3 +79,22 @@ class Projector(Part):
         groups = (count + padding) // self.group
         features = features.reshape(rows, groups, self.in_dim * self.group)
         return Tokens(self.perceptron(features), mask.reshape(rows, groups, self.group).any(2))
+
+
+def as_projection(part: Part, modality: str, *, in_dim: int, out_dim: int) -> Projection:
+    """Return the part itself when it is a projection from an encoder's width to that of the shared space.
+
+    Raises:
+        ValueError: when it is another kind of part, or was made for other widths.
+    """
+    if not isinstance(part, Projection):
+        raise ValueError(
+            f"the projection of {modality} was given a {type(part).__name__}, expected a Projection: "
+            f"name the folder of a part that is called projections.{modality}"
+        )
+    if (part.in_dim, part.out_dim) != (in_dim, out_dim):
+        raise ValueError(
+            f"the projection of {modality} goes from {part.in_dim} to {part.out_dim}, expected from {in_dim} (its "
+            f"encoder) to {out_dim}: take both from one run, or leave the projection out to start a new one"
+        )
+    return part

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from modules.attention import Attention, feed_forward
-from modules.parts import Part
+from modules.connector import Connector
 from modules.tokens import Tokens
 
 
-class PerceiverResampler(Part):
+class PerceiverResampler(Connector):
     """Flamingo's Perceiver Resampler (arXiv:2204.14198, section 2.1, figure 5): learned latents attend to tokens.
 
     In every layer the latents are queries, and keys and values are the tokens and the latents together. Differs in that
@@ -35,6 +35,7 @@ class PerceiverResampler(Part):
         if num_latents < 1 or num_layers < 1:
             raise ValueError(f"{num_latents} latents and {num_layers} layers: expected one or more of each")
         self.in_dim, self.dim, self.num_latents = in_dim, dim, num_latents
+        self.out_dim = dim
         self.num_layers, self.num_heads = num_layers, num_heads
         self.linear = nn.Linear(in_dim, dim)
         self.latents = nn.Parameter(0.02 * torch.randn(num_latents, dim))

@@ -3,7 +3,19 @@
 import ast
 from pathlib import Path
 
-ORDER = ("prepare", "pretrain", "align", "instruct", "unify", "evaluate", "compress", "serve", "demo")
+ORDER = (
+    "prepare",
+    "pretrain",
+    "align",
+    "transfer",
+    "instruct",
+    "unify",
+    "merge",
+    "evaluate",
+    "compress",
+    "serve",
+    "demo",
+)
 EXAMPLE = "python -m stages.align fit --config configs/align/infonce.yaml"
 
 

@@ -10,8 +10,8 @@ from modules.chunks import encode_in_chunks
 from modules.encoders.encoder import as_encoder
 from modules.objectives.aligned import Aligned, AlignmentObjective
 from modules.objectives.modality_masking import ModalityMasking
-from modules.parts import Part
-from modules.projections import Projection
+from modules.parts import Part, check_siblings
+from modules.projections import Projection, as_projection
 from stages.stage import Optim, Stage
 
 
@@ -23,13 +23,16 @@ class Align(Stage):
         dim: width of the shared space.
         objective: InfoNCE, SigLIP or another AlignmentObjective; several at once are Weighted.
         masking: takes modalities away from samples while training.
+        projections: by modality: parts of an earlier alignment that are gone on with; new ones where not named.
         chunks: pieces that a batch is encoded in, each computed twice so that only one is in memory; the objective
             sees the whole batch, which `trainer.accumulate_grad_batches` would not give it.
         optim: optimiser and schedule.
         lr_factors: name prefix -> factor of the learning rate; 0 freezes.
 
     Raises:
-        ValueError: when there are fewer than two modalities, or `chunks` is not positive.
+        ValueError: when there are fewer than two modalities, `chunks` is not positive, a projection does not fit its
+            encoder, or the objective was built for another model.
+        PartError: when a projection is of another run than its encoder.
     """
 
     compares_samples = True
@@ -40,6 +43,7 @@ class Align(Stage):
         dim: int,
         objective: AlignmentObjective,
         masking: ModalityMasking | None = None,
+        projections: dict[str, Part] | None = None,
         chunks: int = 1,
         optim: Optim | None = None,
         lr_factors: dict[str, float] | None = None,
@@ -50,9 +54,23 @@ class Align(Stage):
                 f"align brings modalities together and was given {len(encoders)}: expected two encoders or more"
             )
         self.encoders = nn.ModuleDict({name: as_encoder(part, name) for name, part in encoders.items()})
+        given = projections or {}
+        if unknown := set(given) - set(encoders):
+            raise ValueError(
+                f"projections names {', '.join(sorted(unknown))}, but there are encoders for {', '.join(encoders)}"
+            )
         self.projections = nn.ModuleDict(
-            {name: Projection(part.dim, dim) for name, part in self.encoders.items()}
+            {
+                name: as_projection(given[name], name, in_dim=part.dim, out_dim=dim)
+                if name in given
+                else Projection(part.dim, dim)
+                for name, part in self.encoders.items()
+            }
         )
+        objective.configure({name: encoder.dim for name, encoder in self.encoders.items()}, dim)
+        for name, projection in given.items():
+            own = {f"encoders.{name}": self.encoders[name].handed_over()}
+            check_siblings({f"projections.{name}": projection}, own)
         self.objective = objective
         self.masking = masking
         if chunks < 1:
@@ -66,7 +84,22 @@ class Align(Stage):
     def exports(self) -> dict[str, Part]:
         encoders = {f"encoders.{name}": encoder.handed_over() for name, encoder in self.encoders.items()}
         projections = {f"projections.{name}": projection for name, projection in self.projections.items()}
-        return encoders | projections
+        return encoders | projections | self.objective.exports()
+
+    def on_fit_start(self) -> None:
+        """Refuse data that have nothing to align, before the first step.
+
+        Raises:
+            ValueError: when a modality never comes together with another in the training samples, or as Stage does.
+        """
+        super().on_fit_start()
+        together = self.trainer.datamodule.train.together()
+        for name in self.encoders:
+            if not any(count for pair, count in together.items() if name in pair):
+                raise ValueError(
+                    f"no training sample has {name} together with another of {', '.join(self.encoders)}: nothing "
+                    f"would be learnt of it; add shards whose samples have both, or leave the {name} encoder out"
+                )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         inputs, rows = batch.inputs, batch.rows

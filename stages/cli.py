@@ -4,16 +4,19 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from callbacks.signals import STOPPED, hearing
+
 if TYPE_CHECKING:
     from stages.training import TrainingCLI
 
-STOPPED = 75  # exit code of "stopped, not finished", as in callbacks/preemption.py, which is slow to import
 TRACEBACK = "TRIVIUM_TRACEBACK"
+ERROR_FILE = "TRIVIUM_ERROR_FILE"  # where a batch script looks for whether starting again makes sense
 REFUSED = 2  # exit code of "this cannot work, and nothing was started"
 
 
@@ -27,10 +30,10 @@ def run(class_path: str, args: list[str] | None = None) -> "TrainingCLI":
     Raises:
         SystemExit: 2 when the request is refused before the first step, 75 when stopped by a signal.
     """
-    _quiet()
-    from stages.training import TrainingCLI
+    with hearing, refusals():
+        _quiet()
+        from stages.training import TrainingCLI
 
-    with refusals():
         return TrainingCLI.of(class_path, args)
 
 
@@ -96,8 +99,21 @@ class refusals:
             message = str(error)
             if isinstance(error, OSError) and error.filename:
                 message = f"{error.strerror}: {error.filename}"
+            _note(f"error: {message}\n")
             print(f"error: {message}\n({TRACEBACK}=1 shows where)", file=sys.stderr)
             raise SystemExit(REFUSED) from error
+        if isinstance(error, Exception):
+            _note("".join(traceback.format_exception(error)))
+        elif isinstance(error, SystemExit) and error.code not in (None, 0, STOPPED):
+            _note(f"exit code {error.code}\n")
+
+
+def _note(text: str) -> None:
+    """Leave an error where a batch script looks for it; of several ranks each adds its own."""
+    if path := os.environ.get(ERROR_FILE):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from datamodules.batch import Batch
 from modules.assistant import CONVERSATION, Assistant
 from modules.collectives import global_mean
+from modules.connector import ConnectorSource, as_connector
 from modules.encoders.encoder import as_encoder
 from modules.language_model import LanguageModel
-from modules.parts import Part
+from modules.parts import Part, check_siblings
 from modules.projections import Projector
 from stages.stage import Optim, Stage
 
@@ -21,11 +22,15 @@ class Instruct(Stage):
         language_model: a part of the stage before, or any causal model of transformers.
         encoders: by modality: aligned parts, or any encoder.
         group: neighbouring tokens of a modality that become one token of the language model; 1 where not named.
+        projectors: by modality: PerceiverResampler, MediaAttention or Projector without its first two widths, or a part
+            of an earlier instruction; a Projector with its `group` where not named.
         optim: optimiser and schedule.
         lr_factors: name prefix -> factor of the learning rate; 0 freezes.
 
     Raises:
-        ValueError: when `group` names a modality without an encoder.
+        ValueError: when `group` or `projectors` names a modality without an encoder, both name one, or a projector
+            does not fit.
+        PartError: when a projector is of another run than its encoder or the language model.
     """
 
     def __init__(
@@ -33,25 +38,38 @@ class Instruct(Stage):
         language_model: Part,
         encoders: dict[str, Part],
         group: dict[str, int] | None = None,
+        projectors: dict[str, ConnectorSource] | None = None,
         optim: Optim | None = None,
         lr_factors: dict[str, float] | None = None,
     ) -> None:
         super().__init__(optim, lr_factors)
-        group = group or {}
-        if unknown := set(group) - set(encoders):
+        group, given = group or {}, projectors or {}
+        for argument, names in (("group", set(group)), ("projectors", set(given))):
+            if unknown := names - set(encoders):
+                raise ValueError(
+                    f"{argument} names {', '.join(sorted(unknown))}, but there are encoders for {', '.join(encoders)}"
+                )
+        if twice := set(group) & set(given):
             raise ValueError(
-                f"group names {', '.join(sorted(unknown))}, but there are encoders for {', '.join(encoders)}"
+                f"both group and projectors name {', '.join(sorted(twice))}: leave it out of group, which is for "
+                "modalities with a new Projector"
             )
         if not isinstance(language_model, LanguageModel):
             raise ValueError(
                 f"language_model was given a {type(language_model).__name__}, expected a LanguageModel"
             )
         towers = {name: as_encoder(part, name) for name, part in encoders.items()}
-        projectors = {
-            name: Projector(tower.dim, language_model.dim, group.get(name, 1))
+        width = language_model.dim
+        connectors = {
+            name: as_connector(given[name], name, in_dim=tower.dim, out_dim=width)
+            if name in given
+            else Projector(tower.dim, width, group.get(name, 1))
             for name, tower in towers.items()
         }
-        self.assistant = Assistant(language_model, towers, projectors)
+        self.assistant = Assistant(language_model, towers, connectors)
+        for name, connector in connectors.items():
+            own = {"language_model": language_model, f"encoders.{name}": towers[name].handed_over()}
+            check_siblings({f"projectors.{name}": connector}, own)
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,9 @@ from modules import parallel
 from modules.collectives import counted
 from modules.parts import Part
 
+FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
+"""Where AdamW has one kernel for all parameters, in every torch that we support."""
+
 
 @dataclass
 class Optim:
@@ -130,11 +133,17 @@ class Stage(LightningModule):
         """What a guess would reach, by score."""
         return {}
 
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the last validation found beside what was logged, as plain values; it goes into metrics.json."""
+        return {}
+
     # ---- Lightning's hooks
 
     def configure_model(self) -> None:
         """Freeze here: in `configure_optimizers` DDP has wrapped the module already."""
         factors = self._factors()
+        self._free()
         self._check_trainable()
         for name, parameter in self.named_parameters():
             if factors[name] == 0:
@@ -206,7 +215,18 @@ class Stage(LightningModule):
         max_steps = (
             self.trainer.max_steps
         )  # never estimated_stepping_batches: it drops the loader's state on resume
-        optimizer = torch.optim.AdamW(self._groups(), lr=self.optim.lr, betas=tuple(self.optim.betas))
+        groups = self._groups()
+        # With float16's gradient scaler the fused step unscales by itself, after Lightning would have clipped.
+        is_fused = self.trainer.precision != "16-mixed" and can_be_fused(groups)
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.optim.lr, betas=tuple(self.optim.betas), fused=is_fused or None
+        )
+
+        def step_as_here(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+            for group in state["param_groups"]:  # a checkpoint says how its own machine stepped
+                group["fused"] = is_fused or None
+
+        optimizer.register_load_state_dict_pre_hook(step_as_here)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.optim.factor(step, max_steps)
         )
@@ -248,6 +268,20 @@ class Stage(LightningModule):
             factors[name] = self.lr_factors[max(prefixes, key=len)] if prefixes else 1.0
         return factors
 
+    def _free(self) -> None:
+        """Let the weights train that a prefix names inside a part with an adapter, beside the adapter itself.
+
+        A prefix that names the whole part sets the rate of its adapter and frees nothing.
+        """
+        adapted = [
+            name for name, part in self.named_modules() if isinstance(part, Part) and part.peft_adapter
+        ]
+        for prefix, factor in self.lr_factors.items():
+            if factor and any(prefix.startswith(f"{name}.") for name in adapted):
+                for name, parameter in self.named_parameters():
+                    if _matches(prefix, name):
+                        parameter.requires_grad_(True)
+
     def _check_trainable(self) -> None:
         """Refuse to train what cannot be trained, such as an encoder whose features are cached.
 
@@ -278,6 +312,14 @@ class Stage(LightningModule):
             {"params": parameters, "lr": self.optim.lr * factor, "weight_decay": decay}
             for (factor, decay, _), parameters in sorted(groups.items(), reverse=True)
         ]
+
+
+def can_be_fused(groups: list[dict[str, Any]]) -> bool:
+    """Return whether one kernel can step all parameters: whole floats, on one kind of device that has it."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    kinds = {parameter.device.type for parameter in parameters}
+    is_plain = all(p.is_floating_point() and parallel.mesh_of(p) is None for p in parameters)
+    return is_plain and len(kinds) == 1 and kinds <= FUSED_DEVICES
 
 
 def _matches(prefix: str, name: str) -> bool:

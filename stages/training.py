@@ -1,6 +1,7 @@
 """TrainingCLI: Lightning's command line as the training stages use it, and the life of a run directory."""
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,55 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.checkpoints import Checkpoints, newest
+from callbacks.checkpoint_file import candidates
+from callbacks.checkpoints import Best, Checkpoints
+from callbacks.finite import FiniteSteps
+from callbacks.float32_products import Float32Products
 from callbacks.origins import Origins
 from callbacks.parts import WriteParts
-from callbacks.preemption import Preemption
+from callbacks.preemption import NoSignals, Preemption
 from callbacks.progress import StepBar
+from callbacks.resuming import Resuming
+from callbacks.seeds import StepSeeds
+from callbacks.signals import STOPPED
 from callbacks.summary import Summary
+from callbacks.watchdog import Watchdog
 from datamodules.samples import SampleDataModule
+from modules import parts
 from stages import planning
 from stages.cli import refusals
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
-FREE = ("config", "ckpt_path", "run_dir", "data.num_workers", *CACHE, "save_every_steps")
+SAVING = (
+    "save_every_steps",
+    "save_every_minutes",
+    "keep_last",
+    "keep_best",
+    "keep_best.score",
+    "keep_best.mode",
+)
+FREE = (
+    "config",
+    "ckpt_path",
+    "run_dir",
+    "data.num_workers",
+    *CACHE,
+    *SAVING,
+    "stall_timeout_s",
+    "max_skipped_steps",
+)
 """What may differ between a run and the command that goes on with it: where and how fast, not what."""
 FIXED_OF_TRAINER = ("max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
 """Of the trainer's settings, those that change what is learned; the rest may differ on another machine."""
+LOST_RANK = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "NCCL communicator was aborted",
+    "remote process exited or there was a network error",
+)
+"""What gloo and NCCL say when a rank at the other end is gone."""
 
 
 class RunTrainer(Trainer):
@@ -84,8 +119,17 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, required=True, help="Folder that this run leaves.")
-        parser.add_argument(
-            "--save_every_steps", type=int, default=500, help="Steps between two checkpoints."
+        add = parser.add_argument
+        add("--save_every_steps", type=int, default=500, help="Steps between two checkpoints.")
+        add("--save_every_minutes", type=float | None, default=None, help="Minutes between two, besides.")
+        add("--keep_last", type=int, default=2, help="How many of the newest checkpoints are kept.")
+        add("--keep_best", type=Best | None, default=None, help="Which is kept besides: lowest val/loss.")
+        add("--stall_timeout_s", type=float, default=600.0, help="Seconds without a batch that end the run.")
+        add(
+            "--max_skipped_steps",
+            type=int,
+            default=10,
+            help="Of a thousand steps, those that may not be finite.",
         )
         for name in ("input_configs", "require"):
             parser.link_arguments(f"model.{name}", f"data.{name}", apply_on="instantiate")
@@ -183,31 +227,86 @@ class TrainingCLI(LightningCLI):
         if config.get("logger") is None:
             config["logger"] = TensorBoardLogger(self.run_dir, name="logs", version="")
         checkpoints = Checkpoints(
-            self.run_dir / "checkpoints", every_n_steps=self._get(self.config, "save_every_steps")
+            self.run_dir / "checkpoints",
+            every_n_steps=self._setting("save_every_steps"),
+            every_minutes=self._setting("save_every_minutes"),
+            keep=self._setting("keep_last"),
+            best=self._get(self.config_init, "keep_best") or Best(),
         )
         ours = [
+            Watchdog(self._setting("stall_timeout_s")),
+            StepSeeds(self._setting("seed_everything")),
+            FiniteSteps(self._setting("max_skipped_steps"), self.run_dir / "logs" / "restored.txt"),
             Origins(),
             WriteParts(self.run_dir / "parts"),
             StepBar(),
             Preemption(checkpoints),
             checkpoints,
             Summary(self.run_dir),
+            Float32Products(),
         ]
         ours.append(LambdaCallback(on_train_start=lambda *_: self._begin()))
         if config.get("enable_progress_bar") is False:
             ours = [callback for callback in ours if not isinstance(callback, StepBar)]
         config["default_root_dir"] = str(self.run_dir)
-        return super()._instantiate_trainer(config, callbacks + ours)
+        config["plugins"] = [*_listed(config.get("plugins")), checkpoints.in_memory]
+        trainer = super()._instantiate_trainer(config, callbacks + ours)
+        trainer._signal_connector = NoSignals(trainer)
+        trainer._checkpoint_connector = Resuming(trainer, checkpoints.folder)
+        # A collective and a wait every step, for a flag that only Lightning's handlers would set.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        return trainer
+
+    def _setting(self, name: str) -> Any:
+        return self._get(self.config, name)
 
     def fit(self, model: Any, **kwargs: Any) -> None:
-        """Fit from the start, or from the newest checkpoint of this run directory; nothing when it is finished."""
+        """Fit from the start, or from the newest whole checkpoint of this run directory; nothing when it is finished.
+
+        Raises:
+            SystemExit: 75 when the run stopped and the same command goes on, such as when another rank was lost.
+        """
         if (self.run_dir / "metrics.json").is_file():
             print(f"{self.run_dir} is finished: nothing to do (remove the folder to start anew)")
             return
-        checkpoint = kwargs.pop("ckpt_path", None) or newest(self.run_dir / "checkpoints")
-        if checkpoint is not None:
-            print(f"going on from {checkpoint}")
-        self.trainer.fit(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
+        try:
+            self.trainer.fit(model, weights_only=True, **kwargs)
+        except (torch.distributed.DistError, RuntimeError) as error:
+            if self.trainer.world_size == 1 or not _is_loss_of_a_rank(error):
+                raise
+            print(f"\nanother rank is lost: run the same command again to go on ({error})", file=sys.stderr)
+            raise SystemExit(STOPPED) from error
+
+    def validate(self, model: Any, **kwargs: Any) -> None:
+        """Validate a checkpoint, or what this run directory holds: a finished run's parts, else its newest checkpoint.
+
+        Raises:
+            ValueError: when the run has neither, or what it hands over is not all that is validated.
+        """
+        checkpoint = kwargs.pop("ckpt_path", None)
+        if checkpoint is None and not self._take_parts(model):
+            checkpoint = next(iter(candidates(self.run_dir / "checkpoints")), None)
+            if checkpoint is None:
+                raise ValueError(
+                    f"{self.run_dir} holds nothing to validate: run fit first, or name a --ckpt_path"
+                )
+        print(f"validating {checkpoint or self.run_dir / 'parts'}")
+        self.trainer.validate(model, ckpt_path=checkpoint, weights_only=True, **kwargs)
+
+    def _take_parts(self, model: Any) -> bool:
+        """Give the model the weights of a finished run's parts; false where the run is not finished."""
+        if not (self.run_dir / "metrics.json").is_file():
+            return False
+        exports = model.exports()
+        handed_over = {id(parameter) for part in exports.values() for parameter in part.parameters()}
+        if rest := [name for name, value in model.named_parameters() if id(value) not in handed_over]:
+            raise ValueError(
+                f"{self.run_dir} is finished and has handed over its parts, and {rest[0]} is in none of them: name a "
+                "--ckpt_path, such as --save_every_steps leaves"
+            )
+        for name, part in exports.items():
+            part.load_state_dict(parts.load(str(self.run_dir / "parts" / name)).state_dict())
+        return True
 
 
 class ParsedOnly(TrainingCLI):
@@ -218,6 +317,19 @@ class ParsedOnly(TrainingCLI):
     def instantiate_classes(self) -> None: ...
 
     def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def _is_loss_of_a_rank(error: Exception) -> bool:
+    """Tell an error of the connection to another rank, which is no fault of this one."""
+    if isinstance(error, (torch.distributed.DistNetworkError, torch.distributed.DistStoreError)):
+        return True
+    return any(sign in str(error) for sign in LOST_RANK)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def opening_comment(config: str) -> str:
 def command_of(config: str) -> tuple[str, list[str]]:
     """Return the stage's module and the arguments of the command in the opening comment that runs this file."""
     comment = opening_comment(config).replace("\\\n", " ")
-    for line in re.findall(r"^\s*(python -m stages\..*)$", comment, re.MULTILINE):
+    for line in re.findall(r"^\s*(?:srun )?(python -m stages\..*)$", comment, re.MULTILINE):
         _, _, stage, *arguments = shlex.split(line, comments=True)
         if config in arguments:
             return stage, arguments
@@ -94,7 +94,13 @@ def test_no_value_stands_in_two_configs_of_one_command(config):
 
 
 def test_every_stage_of_the_pipeline_has_a_config():
-    assert {config.split("/")[1] for config in CONFIGS} >= {"prepare", "pretrain", "align", "instruct"}
+    assert {config.split("/")[1] for config in CONFIGS} >= {
+        "prepare",
+        "pretrain",
+        "align",
+        "transfer",
+        "instruct",
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.modalities.bad_sample import BadSample
+from datamodules.modalities.target import Target
 
 
-class Label:
+class Label(Target):
     """Class names, as `.cls` members, to indices. Inputs: `label` (rows,) int64.
 
     Args:
@@ -31,9 +31,6 @@ class Label:
         if name not in self.indices:
             raise BadSample("unknown_class", f"'{name[:80]}' is not one of {', '.join(self.indices)[:200]}")
         return self.indices[name]
-
-    def augment(self, value: int, rng: np.random.Generator) -> int:
-        return value
 
     def collate(self, values: list[Any]) -> dict[str, Tensor]:
         return {"label": torch.tensor(values, dtype=torch.long)}

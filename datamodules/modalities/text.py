@@ -86,27 +86,28 @@ class Text:
         self.tokenizer.encode_special_tokens = True  # here, since pickling for a worker forgets it
         encoded = self.tokenizer.encode_batch_fast(values)
         ids = [found.ids for found in encoded]
-        flat, lengths = _flat(ids)
+        flat, lengths = flattened(ids)
         # The post-processor adds as many to each text. A text with more has some of its own: those go.
         is_reserved = np.isin(flat, self.reserved)
         counts = np.bincount(np.repeat(np.arange(len(ids)), lengths), is_reserved, minlength=len(ids))
         if suspect := np.flatnonzero(counts > self.num_added).tolist():
             for row in suspect:
-                ids[row] = self._without_reserved(encoded[row])
-            flat, lengths = _flat(ids)
+                ids[row] = [ids[row][place] for place in self._kept(encoded[row])]
+            flat, lengths = flattened(ids)
+        return self._padded(flat, lengths)
+
+    def _padded(self, flat: np.ndarray, lengths: np.ndarray) -> dict[str, Tensor]:
+        """Return Inputs of ids that stand one behind the other, so many of each text."""
         attention_mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
         input_ids = np.full(attention_mask.shape, self.pad_id, dtype=np.int64)
         input_ids[attention_mask] = flat
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
 
-    def _without_reserved(self, encoding: "tokenizers.Encoding") -> list[int]:  # noqa: F821
-        """Return the ids but for special tokens that the tokenizer did not add itself."""
+    def _kept(self, encoding: "tokenizers.Encoding") -> list[int]:  # noqa: F821
+        """Return the places of all tokens but special ones that the tokenizer did not add itself."""
         reserved = set(self.reserved.tolist())
-        return [
-            token
-            for token, is_added in zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-            if is_added or token not in reserved
-        ]
+        tokens = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+        return [place for place, (token, is_added) in enumerate(tokens) if is_added or token not in reserved]
 
 
 def clean(text: str) -> str:
@@ -143,7 +144,7 @@ def _caption(data: bytes) -> str:
     return found[0].encode("utf-8", "replace").decode("utf-8")  # JSON may name half a character
 
 
-def _flat(ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+def flattened(ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Return all ids one behind the other, and how many each list has."""
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64, count=int(lengths.sum()))

@@ -46,8 +46,8 @@ def samples_of(
             yield Dropped(name, str(error))
 
 
-def read_lines(path: Path) -> Records:
-    """Yield the lines of a UTF-8 file that are not blank, without their ends; `.gz` is unpacked on the way."""
+def read_lines(path: Path, keep_blank: bool = False) -> Records:
+    """Yield the lines of a UTF-8 file without their ends, blank ones if asked for; `.gz` is unpacked on the way."""
     is_packed = path.suffix == ".gz"
     limit = path.stat().st_size * MAX_EXPANSION + FREE_BYTES
     with gzip.open(path, "rb") if is_packed else path.open("rb") as file:
@@ -57,7 +57,7 @@ def read_lines(path: Path) -> Records:
                     raise EOFError
                 if line is None:
                     yield f"{path.name}:{number}", BadRecord("line too long")
-                elif line.strip(b"\xef\xbb\xbf \t\r\n"):
+                elif keep_blank or line.strip(b"\xef\xbb\xbf \t\r\n"):
                     yield f"{path.name}:{number}", _text_of(line)
         except (OSError, EOFError, zlib.error):  # cut or damaged; gzip does not name the file
             yield path.name, BadRecord("rest of the file cannot be read")

@@ -16,12 +16,21 @@ from datamodules.sources.source import (
     with_own,
 )
 
-KINDS = {"image": IMAGE_SUFFIXES, "sound": SOUND_SUFFIXES, "text": frozenset({"txt"})}
+KINDS = {
+    "image": IMAGE_SUFFIXES,
+    "sound": SOUND_SUFFIXES,
+    "text": frozenset({"txt"}),
+    "class": frozenset({"cls"}),
+    "number": frozenset({"num"}),
+}
 
 
 @dataclass
 class Folder(Source):
-    """Side-car files: `000123.jpg`, `000123.txt` and `000123.flac` are one sample, any of them may be missing."""
+    """Side-car files: `000123.jpg`, `000123.txt` and `000123.flac` are one sample, any of them may be missing.
+
+    So are `000123.cls`, the name of a class, and `000123.num`, a number.
+    """
 
     path: Path
     """The folder; those below it are walked as well."""

@@ -10,7 +10,7 @@ from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.processor import sound_settings
 from modules.encoders.spectrogram import full_precision
 from modules.encoders.trunk import load_trunk
-from modules.encoders.wav2vec import pad_to
+from modules.encoders.waveform import pad_exactly
 from modules.tokens import Tokens
 
 SAMPLING_RATE = 16000
@@ -102,20 +102,19 @@ class AudioSpectrogramTransformer(Encoder):
         """
         rows = len(inputs["waveform"])
         inputs = at_least_one_row(inputs)
-        if inputs["waveform"].shape[1] > self.num_samples:
-            raise ValueError(
-                f"sound of {inputs['waveform'].shape[1]} samples, this model takes {self.num_samples}: "
-                "chunk it when preparing"
-            )
-        frames, counts = self.filter_bank(inputs["waveform"].float(), inputs["lengths"])
+        waveform = pad_exactly(inputs["waveform"].float(), self.num_samples, "this AST")
+        frames, counts = self.filter_bank(waveform, inputs["lengths"])
         features = self.trunk(frames).last_hidden_state[:, NUM_SPECIAL:]  # (rows, bands × times, dim)
         starts = torch.arange(self.num_times, device=features.device) * self.trunk.config.time_stride
         mask = (starts < counts.unsqueeze(1)).repeat(1, self.num_bands)
         return Tokens(features[:rows], mask[:rows])
 
     def filter_bank(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return frames (rows, frames, mels), normalised as ASTFeatureExtractor does, and how many are real (rows,)."""
-        pieces = pad_to(waveform, self.num_samples).unfold(1, WINDOW, HOP)  # (rows, frames, WINDOW)
+        """Return frames (rows, frames, mels), normalised as ASTFeatureExtractor does, and how many are real (rows,).
+
+        The waveform is as long as the model's picture.
+        """
+        pieces = waveform.unfold(1, WINDOW, HOP)  # (rows, frames, WINDOW)
         pieces = pieces - pieces.mean(2, keepdim=True)
         before = torch.cat([pieces[..., :1], pieces[..., :-1]], dim=2)
         pieces = (pieces - PREEMPHASIS * before) * self.window

@@ -1,20 +1,19 @@
 """Text and image encoders of the transformers library: any model, pretrained by name or path, or from a config."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.picture import PictureEncoder, patches_of
 from modules.encoders.processor import PictureSettings, choose_settings, picture_settings
+from modules.encoders.tokenized_text import TokenizedTextEncoder
 from modules.encoders.tokenizer import check_text_model, read_tokenizer, with_vocabulary
 from modules.encoders.trunk import load_trunk
 from modules.tokens import Tokens
 
 
-class TextEncoder(Encoder):
+class TextEncoder(TokenizedTextEncoder):
     """Token ids (rows, tokens) to Tokens, by a transformers text model.
 
     `Tokens.pooled()` averages all real tokens of a text. In a causal model (GPT-2, Llama) each token has seen only
@@ -42,23 +41,14 @@ class TextEncoder(Encoder):
         max_tokens: int = 77,
         last_only: bool = False,
     ) -> None:
-        super().__init__()
-        self.tokenizer_json = read_tokenizer(name_or_path, tokenizer)
+        super().__init__(read_tokenizer(name_or_path, tokenizer), max_tokens)
         self.trunk = load_trunk(name_or_path, with_vocabulary(config, self.tokenizer_json))
         check_text_model(self.trunk, self.tokenizer_json, max_tokens)
         if "use_cache" in self.trunk.config.to_dict():
             self.trunk.config.use_cache = (
                 False  # nothing is generated: keys and values would only take memory
             )
-        self.dim = self.trunk.config.hidden_size
-        self.max_tokens, self.last_only = max_tokens, last_only
-
-    @property
-    def input_config(self) -> dict[str, Any]:
-        return {
-            "class_path": "datamodules.modalities.text.Text",
-            "init_args": {"tokenizer_json": self.tokenizer_json, "max_tokens": self.max_tokens},
-        }
+        self.dim, self.last_only = self.trunk.config.hidden_size, last_only
 
     def init_args(self) -> dict[str, Any]:
         config = self.trunk.config  # what equals the library's default is not in its diff
@@ -69,24 +59,15 @@ class TextEncoder(Encoder):
             "last_only": self.last_only,
         }
 
-    def assets(self) -> dict[str, str]:
-        return {"tokenizer.json": self.tokenizer_json}
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
-        """Encode text.
-
-        Args:
-            inputs: `input_ids` (rows, tokens) and `attention_mask` (rows, tokens), True where a token is real.
-        """
-        rows = len(inputs["input_ids"])
-        inputs = at_least_one_row(inputs)
-        mask = inputs["attention_mask"].bool()
-        features = self.trunk(input_ids=inputs["input_ids"], attention_mask=mask.long()).last_hidden_state
-        if self.last_only:
-            last = mask.long().cumsum(1).argmax(1)  # the first place where all real tokens are counted
-            features = features[torch.arange(len(features), device=features.device), last].unsqueeze(1)
-            mask = mask.any(1, keepdim=True)
-        return Tokens(features[:rows], mask[:rows])
+    def _tokens(self, ids: Tensor, mask: Tensor) -> Tokens:
+        features = self.trunk(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        if not self.last_only:
+            return Tokens(features, mask)
+        last = mask.long().cumsum(1).argmax(1)  # the first place where all real tokens are counted
+        return Tokens(
+            features[torch.arange(len(features), device=features.device), last].unsqueeze(1),
+            mask.any(1, keepdim=True),
+        )
 
 
 class ImageEncoder(PictureEncoder):

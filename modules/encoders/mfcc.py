@@ -55,7 +55,7 @@ class MFCC(nn.Module):
 
         As in librosa's `power_to_db`, nothing is more than 80 dB below the loudest of its row.
         """
-        power = self.mel.power(waveform, torch.float64)  # quiet bands beside loud ones need the digits
+        power = self.mel.power(waveform).double()
         decibels = 10 * power.clamp(min=AMIN).log10()  # (rows, mels, frames)
         places = torch.arange(decibels.shape[2], device=decibels.device)
         behind = (places > (lengths // self.mel.hop_samples).unsqueeze(1)).unsqueeze(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.attention import quick_attention
 from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.processor import PictureSettings
 from modules.tokens import Tokens, full
@@ -31,6 +32,8 @@ class PictureEncoder(Encoder):
     std: Tensor
     grid: int
     """Tokens along each side."""
+    num_attended: int = 0
+    """Tokens that attention goes over in the trunk; 0 where that is not known."""
 
     def __init__(self, trunk: nn.Module, settings: PictureSettings) -> None:
         super().__init__()
@@ -77,10 +80,11 @@ class PictureEncoder(Encoder):
             size = self.patch_size
             masked = inputs["masked"].view(len(pixels), 1, self.grid, self.grid)
             pixels = pixels.masked_fill(masked.repeat_interleave(size, 2).repeat_interleave(size, 3), 0.0)
-        if not rows:  # the row that nobody keeps must not reach the running statistics of batch norms
-            with evaluating(self.trunk):
-                return full(self._features(pixels)[:0])
-        return full(self._features(pixels))
+        with quick_attention(pixels.device, self.num_attended or self.grid**2):
+            if not rows:  # the row that nobody keeps must not reach the running statistics of batch norms
+                with evaluating(self.trunk):
+                    return full(self._features(pixels)[:0])
+            return full(self._features(pixels))
 
     @abstractmethod
     def _features(self, pixels: Tensor) -> Tensor:

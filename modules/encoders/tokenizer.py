@@ -14,7 +14,7 @@ def read_tokenizer(name_or_path: str | None, tokenizer: str | None) -> str:
         tokenizer: path of a `tokenizer.json`.
 
     Raises:
-        ValueError: when none is given or the model has no fast tokenizer.
+        ValueError: when none is given, the model has no fast tokenizer, or the one that is given has other ids.
         FileNotFoundError: when the file is not there.
     """
     if tokenizer is not None:
@@ -22,7 +22,10 @@ def read_tokenizer(name_or_path: str | None, tokenizer: str | None) -> str:
             raise FileNotFoundError(
                 f"no tokenizer at {tokenizer}: expected a tokenizer.json of the tokenizers library"
             )
-        return Path(tokenizer).read_text(encoding="utf-8")
+        text = Path(tokenizer).read_text(encoding="utf-8")
+        if name_or_path is not None:
+            _check_same_vocabulary(text, tokenizer, name_or_path)
+        return text
     if name_or_path is None:
         raise ValueError("a text model built from a config needs `tokenizer`, the path of a tokenizer.json")
     from transformers import AutoTokenizer
@@ -36,6 +39,24 @@ def read_tokenizer(name_or_path: str | None, tokenizer: str | None) -> str:
     if loaded.pad_token is not None:
         backend.enable_padding(pad_id=loaded.pad_token_id, pad_token=loaded.pad_token)
     return backend.to_str()
+
+
+def _check_same_vocabulary(text: str, path: str, name_or_path: str) -> None:
+    """Refuse a tokenizer that gives the ids of the model's own tokens to others: these would get their vectors."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        own = AutoTokenizer.from_pretrained(name_or_path).get_vocab()
+    except (OSError, ValueError):
+        return  # the model comes without one: check_text_model compares the sizes
+    token_of = {number: token for token, number in own.items()}
+    for token, number in sorted(Tokenizer.from_str(text).get_vocab().items(), key=lambda item: item[1]):
+        if token_of.get(number, token) != token:
+            raise ValueError(
+                f"{path} has another vocabulary than {name_or_path}: id {number} is {token!r} there and "
+                f"{token_of[number]!r} in the model's own tokenizer; leave `tokenizer` out to take the model's own"
+            )
 
 
 def with_vocabulary(config: dict[str, Any] | None, tokenizer_json: str) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Trunks: models of the transformers library, pretrained by name or folder, or with random weights from a config."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,10 +70,17 @@ def pretrained_trunk(
     """Load a transformers model with its weights from a local folder or the hub's cache; only safetensors are read.
 
     Raises:
-        ValueError: when a weight of the model is not in the checkpoint: nothing is random in silence.
+        ValueError: when a weight of the model is not in the checkpoint: nothing is random in silence; or it is an
+            adapter of peft, which transformers would put into the model unasked.
     """
     from transformers import AutoConfig
 
+    if Path(name_or_path, "adapter_config.json").is_file():
+        raise ValueError(
+            f"{name_or_path} holds an adapter of peft (adapter_config.json), expected a whole model: merge it into "
+            "its base first (peft's merge_and_unload, then save_pretrained), or name the base and adapt it here by "
+            "modules.adapters.adapt"
+        )
     config = AutoConfig.from_pretrained(name_or_path, **changes)
     if weightless():
         built = _auto(is_language_model).from_config(config, **_without_pooler(config, is_language_model))

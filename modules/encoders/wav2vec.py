@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.processor import sound_settings
 from modules.encoders.trunk import load_trunk
+from modules.encoders.waveform import pad_to
 from modules.tokens import Tokens
 
 
@@ -125,11 +126,6 @@ def shortest(steps: list[tuple[int, int]]) -> int:
     for kernel, stride in reversed(steps):
         samples = (samples - 1) * stride + kernel
     return samples
-
-
-def pad_to(waveform: Tensor, samples: int) -> Tensor:
-    """Return waveforms (rows, samples) of at least so many samples, silent at the end."""
-    return nn.functional.pad(waveform, (0, max(0, samples - waveform.shape[1])))
 
 
 def standardised(waveform: Tensor, lengths: Tensor) -> Tensor:

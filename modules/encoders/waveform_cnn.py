@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.encoders.encoder import Encoder, at_least_one_row
-from modules.encoders.wav2vec import num_frames, pad_to, shortest
+from modules.encoders.wav2vec import num_frames, shortest
+from modules.encoders.waveform import pad_to
 from modules.tokens import Tokens
 
 

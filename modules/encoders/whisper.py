@@ -9,7 +9,7 @@ from torch import Tensor
 from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.encoders.spectrogram import full_precision
 from modules.encoders.trunk import load_trunk
-from modules.encoders.wav2vec import pad_to
+from modules.encoders.waveform import pad_exactly
 from modules.tokens import Tokens
 
 SAMPLING_RATE = 16000
@@ -88,12 +88,7 @@ class WhisperEncoder(Encoder):
         """
         rows = len(inputs["waveform"])
         inputs = at_least_one_row(inputs)
-        if inputs["waveform"].shape[1] > self.num_samples:
-            raise ValueError(
-                f"sound of {inputs['waveform'].shape[1]} samples, this Whisper takes {self.num_samples}: "
-                "chunk it when preparing, or lower max_seconds"
-            )
-        frames = self.log_mel(pad_to(inputs["waveform"].float(), self.num_samples))
+        frames = self.log_mel(pad_exactly(inputs["waveform"].float(), self.num_samples, "this Whisper"))
         features = self.trunk(frames).last_hidden_state  # (rows, max_source_positions, dim)
         counts = ((inputs["lengths"] + STRIDE * HOP - 1) // (STRIDE * HOP)).clamp(min=1)
         longest = -(-inputs["waveform"].shape[1] // (STRIDE * HOP))

@@ -32,6 +32,7 @@ class CrossAttentionFusion(Fusion):
     """
 
     least = 2
+    num_leading = 0
 
     def __init__(self, widths: dict[str, int], dim: int, num_layers: int = 2, num_heads: int = 8) -> None:
         super().__init__(widths, dim)

@@ -29,6 +29,8 @@ class EarlyFusion(Fusion):
         ValueError: when `dim` does not divide into the heads, or there is no layer.
     """
 
+    num_leading = 1
+
     def __init__(self, widths: dict[str, int], dim: int, num_layers: int = 2, num_heads: int = 8) -> None:
         super().__init__(widths, dim)
         if num_layers < 1 or num_heads < 1 or dim % num_heads:

@@ -1,8 +1,8 @@
 """Fusion: the interface that every way of joining modalities has, and what it returns."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,10 +21,13 @@ class Fused:
         weights: (size,) by modality: how much each counted for a sample. From 0 (absent) to 1; they add up to 1 for
             each sample that has a modality. What they measure stands in the fusion's docstring; those that are
             looks of attention or lengths are observed, and carry no gradient.
+        by_modality: Tokens (size, tokens, dim) of each modality, its tokens at the places that the encoder gave them;
+            empty where the fusion does not keep them apart.
     """
 
     tokens: Tokens
     weights: Mapping[str, Tensor]
+    by_modality: Mapping[str, Tokens] = field(default_factory=dict)
 
 
 class Fusion(Part):
@@ -40,12 +43,15 @@ class Fusion(Part):
     Attributes:
         modalities: sorted; the order of columns wherever modalities are columns.
         least: how many modalities it must be built for.
+        num_leading: tokens of its own that come out before those of the modalities, which follow one modality after
+            another; None where what comes out is not the modalities' tokens.
 
     Raises:
         ValueError: when it is built for fewer modalities than `least`, or a width is not positive.
     """
 
     least = 1
+    num_leading: int | None = None
 
     def __init__(self, widths: Mapping[str, int], dim: int) -> None:
         super().__init__()
@@ -66,6 +72,25 @@ class Fusion(Part):
 
     def init_args(self) -> dict[str, Any]:
         return {"widths": self.widths, "dim": self.dim}
+
+    def check_widths(self, widths: Mapping[str, int]) -> None:
+        """Refuse encoders that it was not built for, before there is a batch.
+
+        Args:
+            widths: modality -> width of its encoder's tokens; may lack some that the fusion was built for.
+
+        Raises:
+            ValueError: when a modality is not one the fusion was built for, or has another width.
+        """
+        unknown = sorted(set(widths) - set(self.widths))
+        wrong = sorted(name for name in set(widths) & set(self.widths) if widths[name] != self.widths[name])
+        found = [f"no {name}, whose encoder is {widths[name]} wide" for name in unknown]
+        found += [f"{name} {self.widths[name]} wide, whose encoder is {widths[name]} wide" for name in wrong]
+        if found:
+            raise ValueError(
+                f"{type(self).__name__} was built for {'; for '.join(found)}: take fusion and encoders from one run, "
+                "or name the fusion's class without `widths`, which then are the encoders'"
+            )
 
     @abstractmethod
     def fuse(self, tokens: Mapping[str, Tokens], quality: Tensor) -> tuple[Tokens, Tensor]:
@@ -115,10 +140,23 @@ class Fusion(Part):
         fused, shares = self.fuse(dense, weight)
         features = fused.features.masked_fill(~fused.mask.unsqueeze(-1), 0)
         shares = _shares(shares, weight > 0)
+        kept = Tokens(features[:size], fused.mask[:size])
         return Fused(
-            Tokens(features[:size], fused.mask[:size]),
+            kept,
             {name: shares[:size, column] for column, name in enumerate(self.modalities)},
+            self._apart(kept, [each.mask.shape[1] for each in dense.values()]),
         )
+
+    def _apart(self, tokens: Tokens, lengths: Sequence[int]) -> dict[str, Tokens]:
+        """Return the tokens that came out by modality, where the fusion keeps them apart."""
+        if self.num_leading is None:
+            return {}
+        pieces = [self.num_leading, *lengths]
+        features, masks = tokens.features.split(pieces, 1), tokens.mask.split(pieces, 1)
+        return {
+            name: Tokens(features[number], masks[number])
+            for number, name in enumerate(self.modalities, start=1)
+        }
 
     def _given(
         self, name: str, tokens: Mapping[str, Tokens], rows: Mapping[str, Tensor]
@@ -157,6 +195,32 @@ class Fusion(Part):
                 raise ValueError(
                     f"quality of {name} is {tuple(scores.shape)}, expected one for each row: ({count},)"
                 )
+
+
+FusionSource = Part | Callable[[dict[str, int]], Fusion]
+"""In a config: a class of fusion without its `widths`, which will be the encoders'; or `modules.parts.load` of one.
+
+The order matters: a class with `widths` is built as it stands."""
+
+
+def as_fusion(source: FusionSource, widths: Mapping[str, int]) -> Fusion:
+    """Return the fusion that a config names, built for the encoders or checked against them.
+
+    Args:
+        source: what the config names.
+        widths: modality -> width of its encoder's tokens.
+
+    Raises:
+        ValueError: when it is no fusion, or does not take the encoders' tokens.
+    """
+    fusion = source if isinstance(source, Part) else source(dict(widths))
+    if not isinstance(fusion, Fusion):
+        raise ValueError(
+            f"a fusion was expected, found a {type(fusion).__name__}: name a class of modules/fusion, or the folder "
+            "of a part that is called fusion"
+        )
+    fusion.check_widths(widths)
+    return fusion
 
 
 def one_token(features: Tensor, quality: Tensor) -> Tokens:

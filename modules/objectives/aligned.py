@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from modules.parts import Part
 from modules.tokens import Tokens
 
 
@@ -48,6 +49,21 @@ class AlignmentObjective(nn.Module, ABC):
     @abstractmethod
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return named scalar losses of two modalities or more."""
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        """Be told of the model, once and before the first step: build what depends on it, refuse what does not fit.
+
+        Args:
+            widths: modality -> width of its encoder's tokens.
+            dim: width of the shared space.
+
+        Raises:
+            ValueError: when the objective was built for another model.
+        """
+
+    def exports(self) -> dict[str, Part]:
+        """Return what a later stage may want of the objective itself, by name; most leave nothing."""
+        return {}
 
 
 def shared_rows(first: Tensor, second: Tensor, size: int) -> tuple[Tensor, Tensor]:

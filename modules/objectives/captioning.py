@@ -1,5 +1,6 @@
 """Captioning: the text of a sample, word by word, by a decoder that looks at the tokens of another modality."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,16 +43,27 @@ class Captioning(AlignmentObjective):
                 f"widths names {', '.join(widths) or 'nothing'}: expected what is captioned, and not {text}"
             )
         known = {**vocabulary(read_tokenizer(None, tokenizer)), **config}
-        decoder: Any = build_trunk({**known, "add_cross_attention": True}, is_language_model=True)
-        if not any("cross" in name and "att" in name for name, _ in decoder.named_parameters()):
+        built: Any = build_trunk({**known, "add_cross_attention": True}, is_language_model=True)
+        if not any("cross" in name and "att" in name for name, _ in built.named_parameters()):
             raise ValueError(
-                f"{type(decoder).__name__} has no cross-attention: take a model_type such as gpt2, or bert "
+                f"{type(built).__name__} has no cross-attention: take a model_type such as gpt2, or bert "
                 "with is_decoder"
             )
-        self.decoder, self.widths, self.text = decoder, dict(widths), text
-        dim: int = decoder.config.hidden_size
-        self.vocab_size: int = decoder.config.vocab_size
+        self.widths, self.text = dict(widths), text
+        self.decoder, self.vocab_size = built, int(built.config.vocab_size)
+        dim = int(built.config.hidden_size)
         self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in widths.items()})
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        if self.text not in widths:
+            raise ValueError(
+                f"captioning writes '{self.text}', the model has {', '.join(widths)}: set `text`"
+            )
+        for name, width in self.widths.items():
+            if widths.get(name) != width:
+                raise ValueError(
+                    f"captioning of {name}, {width} wide: the model has tokens of widths {dict(widths)}; set `widths`"
+                )
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return `captioning_<modality>` for each, the mean over the tokens of all ranks."""
@@ -60,15 +72,7 @@ class Captioning(AlignmentObjective):
                 f"captioning needs the ids of '{self.text}', the model has inputs of "
                 f"{', '.join(aligned.inputs) or 'nothing'}: name a modality of text that is no cached feature"
             )
-        losses = {}
-        for name, width in self.widths.items():
-            if name not in aligned.tokens or aligned.tokens[name].features.shape[2] != width:
-                found = {key: tokens.features.shape[2] for key, tokens in aligned.tokens.items()}
-                raise ValueError(
-                    f"captioning of {name}, {width} wide: the model has tokens of widths {found}"
-                )
-            losses[f"captioning_{name}"] = self._loss(aligned, name)
-        return losses
+        return {f"captioning_{name}": self._loss(aligned, name) for name in self.widths}
 
     def _loss(self, aligned: Aligned, name: str) -> Tensor:
         here, there = shared_rows(aligned.rows[name], aligned.rows[self.text], aligned.size)

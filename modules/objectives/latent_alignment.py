@@ -1,15 +1,18 @@
 """Latent alignment: autoencoders of several modalities are brought to one latent space."""
 
 import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modules.collectives import global_mean
+from modules.fusion.fusion import FusionSource, as_fusion
 from modules.fusion.latent import Gaussian, LatentFusion
 from modules.objectives.aligned import Aligned, AlignmentObjective, shared_rows
 from modules.objectives.draws import Draws
+from modules.parts import Part
 from modules.tokens import Tokens
 
 
@@ -20,10 +23,11 @@ class LatentAlignment(AlignmentObjective):
     of a sample (eq. 4), squared here, which has no kink at zero; cross reconstruction, one modality drawn from the
     latent of another (eq. 3); and, where `adversary` is not 0, a discriminator that tells from a latent which modality
     it came from, while a reversed gradient (arXiv:1505.07818) makes the latents alike. Squared errors throughout,
-    averaged over features. The target is a modality's pooled tokens, normed, without gradient.
+    averaged over features. The target is a modality's pooled tokens, normed, without gradient. The VAEs are handed
+    over, as the part `fusion`: they join the modalities of a sample by the product of their posteriors.
 
     Args:
-        latent: the VAEs; as a fusion it joins the modalities afterwards.
+        latent: the VAEs: LatentFusion without its `widths`, which are the encoders', or the part of an earlier run.
         beta: weight of the KL term.
         align: weight of the distance between posteriors.
         cross: weight of the cross reconstruction.
@@ -31,12 +35,15 @@ class LatentAlignment(AlignmentObjective):
         seed: of the noise.
 
     Raises:
-        ValueError: when a weight is negative; in use, when the model has a modality that `latent` was not built for.
+        ValueError: when a weight is negative; `configure`, when `latent` was built for other modalities than the
+            model's, or other widths.
     """
+
+    latent: LatentFusion
 
     def __init__(
         self,
-        latent: LatentFusion,
+        latent: FusionSource,
         beta: float = 0.01,
         align: float = 1.0,
         cross: float = 1.0,
@@ -48,26 +55,47 @@ class LatentAlignment(AlignmentObjective):
         negative = {name: weight for name, weight in self.weights.items() if not weight >= 0}
         if negative:
             raise ValueError(f"weights must be 0 or more, found {negative}")
-        self.latent = latent
         self.draws = Draws(seed)
-        self.discriminator = (
-            nn.Sequential(
+        self.discriminator: nn.Module | None = None
+        self.plan: FusionSource | None = None if isinstance(latent, Part) else latent
+        if self.plan is None:
+            self._build(latent, {})
+
+    def _build(self, source: FusionSource, widths: Mapping[str, int]) -> None:
+        latent = as_fusion(source, widths)
+        if not isinstance(latent, LatentFusion):
+            raise ValueError(
+                f"latent was given a {type(latent).__name__}, expected a LatentFusion: the VAEs are aligned"
+            )
+        self.latent = latent
+        self.plan = None
+        if self.weights["adversary"]:
+            self.discriminator = nn.Sequential(
                 nn.Linear(latent.dim, latent.hidden),
                 nn.GELU(),
                 nn.Linear(latent.hidden, len(latent.modalities)),
             )
-            if adversary
-            else None
-        )
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        if self.plan is not None:
+            self._build(self.plan, widths)
+        self.latent.check_widths(widths)
+        self._check_modalities(widths)
+
+    def _check_modalities(self, names: Iterable[str]) -> None:
+        if set(names) != set(self.latent.modalities):
+            raise ValueError(
+                f"the latent space was built for {', '.join(self.latent.modalities)}, the model has "
+                f"{', '.join(sorted(names))}: give `latent` the width of each"
+            )
+
+    def exports(self) -> dict[str, Part]:
+        return {"fusion": self.latent}
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return `reconstruct_<m>`, `kl_<m>`, `align_<m>_<n>`, `cross_<m>_<n>` (n from m), and `adversary`."""
         names = sorted(aligned.tokens)
-        if set(names) != set(self.latent.modalities):
-            raise ValueError(
-                f"the latent space was built for {', '.join(self.latent.modalities)}, the model has "
-                f"{', '.join(names)}: give `latent` the width of each"
-            )
+        self._check_modalities(names)
         posteriors = {name: self.latent.posterior(name, aligned.tokens[name]) for name in names}
         noise = self.draws.normal(aligned.size, len(names) * self.latent.dim).chunk(len(names), dim=1)
         latents = {

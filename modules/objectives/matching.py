@@ -1,15 +1,37 @@
 """Matching: do these two belong together, asked of a fusion about true pairs and the hardest false ones."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modules.collectives import global_mean
-from modules.fusion.fusion import Fusion
+from modules.fusion.fusion import Fusion, FusionSource, as_fusion
 from modules.objectives.aligned import Aligned, AlignmentObjective, select, shared_rows
 from modules.objectives.draws import Draws
+from modules.parts import Part
 from modules.tokens import Tokens
+
+
+class MatchingHead(Part):
+    """Two logits of a fused vector, (rows, dim) to (rows, 2): apart, and together.
+
+    Args:
+        dim: width of the fusion.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.linear = nn.Linear(dim, 2)
+
+    def init_args(self) -> dict[str, Any]:
+        return {"dim": self.dim}
+
+    def forward(self, fused: Tensor) -> Tensor:
+        return self.linear(fused)
 
 
 class Matching(AlignmentObjective):
@@ -21,24 +43,53 @@ class Matching(AlignmentObjective):
     sought among `group` neighbours in the batch: where every rank's share is a multiple of it, the loss does not
     depend on the number of ranks. A sample that is alone with its modalities has no false partner and asks nothing.
 
+    Both are handed over, as the parts `fusion` and `matching_head`.
+
     Args:
-        fusion: built for all the modalities of the model; it is asked about two at a time.
+        fusion: takes all the modalities of the model; it is asked about two at a time. A class without its `widths`,
+            which are the encoders', or the part of an earlier run.
+        head: the part of an earlier run; a new one where none is given.
         logit_scale: of the cosine similarities; the larger, the harder the false partners.
         group: samples among which a false partner is sought; no more than a rank's share of the batch is at hand.
         seed: of the draw.
 
     Raises:
-        ValueError: when a group has fewer than two samples.
+        ValueError: when a group has fewer than two samples, or fusion and head do not fit each other; `configure`, when
+            the fusion does not fit the encoders.
     """
 
-    def __init__(self, fusion: Fusion, logit_scale: float = 1 / 0.07, group: int = 32, seed: int = 0) -> None:
+    fusion: Fusion
+    head: MatchingHead
+
+    def __init__(
+        self,
+        fusion: FusionSource,
+        head: Part | None = None,
+        logit_scale: float = 1 / 0.07,
+        group: int = 32,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if group < 2:
             raise ValueError(f"group is {group}: a false partner needs two samples or more; 32 is usual")
-        self.fusion = fusion
-        self.linear = nn.Linear(self.fusion.dim, 2)
         self.logit_scale, self.group = logit_scale, group
         self.draws = Draws(seed)
+        self.plan: tuple[FusionSource, Part | None] | None = (fusion, head)
+        if isinstance(fusion, Part):
+            self._build(self.plan, {})
+
+    def _build(self, plan: tuple[FusionSource, Part | None], widths: Mapping[str, int]) -> None:
+        self.fusion = as_fusion(plan[0], widths)
+        self.head = _fitting(plan[1] or MatchingHead(self.fusion.dim), self.fusion.dim)
+        self.plan = None
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        if self.plan is not None:
+            self._build(self.plan, widths)
+        self.fusion.check_widths(widths)
+
+    def exports(self) -> dict[str, Part]:
+        return {"fusion": self.fusion, "matching_head": self.head}
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return one cross-entropy for each pair of modalities, such as `matching_image_text`."""
@@ -88,8 +139,22 @@ class Matching(AlignmentObjective):
         """
         each = torch.arange(len(answer), device=answer.device)
         fused = self.fusion(questions, dict.fromkeys(questions, each), len(answer))
-        logits = self.linear(fused.tokens.pooled()).float()  # (rows, 2)
+        logits = self.head(fused.tokens.pooled()).float()  # (rows, 2)
         return global_mean(nn.functional.cross_entropy(logits, answer, reduction="sum"), len(answer))
+
+
+def _fitting(head: Part, dim: int) -> MatchingHead:
+    if not isinstance(head, MatchingHead):
+        raise ValueError(
+            f"the head of matching was given a {type(head).__name__}, expected a MatchingHead: name the folder of a "
+            "part that is called matching_head"
+        )
+    if head.dim != dim:
+        raise ValueError(
+            f"the head of matching takes {head.dim} features, the fusion gives {dim}: take both from one run, or "
+            "leave the head out to start a new one"
+        )
+    return head
 
 
 def hard_negatives(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class TemporalAlignment(AlignmentObjective):
         gamma: softness of the minimum over alignments.
 
     Raises:
-        ValueError: when `widths` does not name exactly two modalities; in use, when one is missing from the model or
-            its tokens are not as wide.
+        ValueError: when `widths` does not name exactly two modalities; `configure`, when one is missing from the
+            model or its tokens are not as wide.
     """
 
     def __init__(self, widths: Mapping[str, int], dim: int, gamma: float = 0.1) -> None:
@@ -39,18 +39,19 @@ class TemporalAlignment(AlignmentObjective):
             {name: nn.Linear(width, dim, bias=False) for name, width in widths.items()}
         )
 
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        for name, width in self.widths.items():
+            if name not in widths:
+                raise ValueError(
+                    f"alignment in time asks for {name}, the model has {', '.join(widths)}: name two of these"
+                )
+            if widths[name] != width:
+                raise ValueError(
+                    f"the {name} encoder's tokens are {widths[name]} wide, widths says {width}: say {widths[name]}"
+                )
+
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return `temporal_<first>_<second>`, the mean over all samples of all ranks that have both."""
-        for name, width in self.widths.items():
-            if name not in aligned.tokens:
-                raise ValueError(
-                    f"alignment in time asks for {name}, the model has {', '.join(aligned.tokens)}"
-                )
-            found = aligned.tokens[name].features.shape[2]
-            if found != width:
-                raise ValueError(
-                    f"the {name} encoder's tokens are {found} wide, widths says {width}: say {found}"
-                )
         first, second = self.widths
         here, there = shared_rows(aligned.rows[first], aligned.rows[second], aligned.size)
         ours, theirs = select(aligned.tokens[first], here), select(aligned.tokens[second], there)

@@ -1,12 +1,14 @@
 """Weighted: several alignment objectives at once, with fixed weights or weights that even out their gradients."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from modules.collectives import sum_over_ranks
 from modules.objectives.aligned import Aligned, AlignmentObjective
+from modules.parts import Part
 
 
 class Weighted(AlignmentObjective):
@@ -17,7 +19,8 @@ class Weighted(AlignmentObjective):
         weights: by the same names; 1 where none is given.
 
     Raises:
-        ValueError: when there is no objective, or a weight is negative or names none of them.
+        ValueError: when there is no objective, or a weight is negative or names none of them; `configure`, when two
+            objectives hand over parts of one name.
     """
 
     weights: Tensor
@@ -39,6 +42,22 @@ class Weighted(AlignmentObjective):
             raise ValueError(f"weights must be 0 or more, found {negative}")
         self.objectives = nn.ModuleDict(objectives)
         self.register_buffer("weights", torch.tensor([weights.get(name, 1.0) for name in objectives]))
+
+    def configure(self, widths: Mapping[str, int], dim: int) -> None:
+        for objective in self._each():
+            objective.configure(widths, dim)
+        names = [name for objective in self._each() for name in objective.exports()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"two objectives both hand over the part {', '.join(twice)}: expected one of them; align with one, "
+                "and with the other in a run of its own"
+            )
+
+    def exports(self) -> dict[str, Part]:
+        return {name: part for objective in self._each() for name, part in objective.exports().items()}
+
+    def _each(self) -> list[AlignmentObjective]:
+        return [cast(AlignmentObjective, objective) for objective in self.objectives.values()]
 
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return every loss times its objective's weight, named `<objective>_<loss>`."""

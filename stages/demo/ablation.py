@@ -1,19 +1,14 @@
 """Ablation: what each stage is worth, by training the next one with and without it, at equal steps."""
 
-import copy
-import json
 import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stages.cli import write_json
+from stages.demo import runs
 
 PRETRAIN = {
     "image": "pretrain/image_supervised",
@@ -65,8 +60,8 @@ def ablate(seeds: int = 3, out: Path = Path("runs/ablation")) -> None:
     Raises:
         FileNotFoundError: when the demo's shards are not there.
     """
-    if not Path("runs/demo/shards/scenes-test/manifest.json").is_file():
-        raise FileNotFoundError("no runs/demo/shards: run `make demo` first, the ablation uses its data")
+    runs.check_data()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # One seed a core: small models gain little from a second one.
     with ThreadPoolExecutor(os.cpu_count()) as lanes:
         list(lanes.map(lambda seed: _train_all(out / str(seed), seed), range(seeds)))
@@ -88,90 +83,36 @@ def ablate(seeds: int = 3, out: Path = Path("runs/ablation")) -> None:
 
 def _train_all(folder: Path, seed: int) -> None:
     for name, config in PRETRAIN.items():
-        _fit(config, folder / f"pretrain-{name}", seed, {})
+        runs.fit(config, folder / f"pretrain-{name}", seed, {})
     for start in ALIGN:
         run = folder / f"align-{start.name}"
-        _fit("align/infonce", run, seed, _encoders(folder, start))
-        _evaluate(run, {"aligned": str(run / "parts"), "assistant": None})
+        runs.fit("align/infonce", run, seed, {"model.encoders": _encoders(folder, start)})
+        runs.evaluate(run, {"aligned": str(run / "parts"), "assistant": None})
     for start in INSTRUCT:
         run = folder / f"instruct-{start.name}"
-        _fit(
-            "instruct/spoken_scenes",
-            run,
-            seed,
-            _encoders(folder, start),
-            folder / "pretrain-lm/parts/encoders.text",
-        )
-        _evaluate(run, {"aligned": None, "assistant": str(run / "parts")})
+        language_model = str(folder / "pretrain-lm/parts/encoders.text")
+        starts = {
+            "model.encoders": _encoders(folder, start),
+            "model.language_model.init_args.path": language_model,
+        }
+        runs.fit("instruct/spoken_scenes", run, seed, starts)
+        runs.evaluate(run, {"aligned": None, "assistant": str(run / "parts")})
 
 
 def _encoders(folder: Path, start: Start) -> dict[str, Any]:
-    class_path = "modules.parts.untrained" if start.untrained else "modules.parts.load"
     return {
-        modality: {
-            "class_path": class_path,
-            "init_args": {"path": str(folder / run / f"parts/encoders.{modality}")},
-        }
+        modality: runs.part(folder / run / f"parts/encoders.{modality}", start.untrained)
         for modality, run in start.runs.items()
     }
 
 
-def _fit(
-    config: str, run: Path, seed: int, encoders: dict[str, Any], language_model: Path | None = None
-) -> None:
-    """Run a stage's own command with the demo's config, but for its start, its seed and its run directory."""
-    content = copy.deepcopy(yaml.safe_load(Path("configs", f"{config}.yaml").read_text(encoding="utf-8")))
-    content |= {"run_dir": str(run), "seed_everything": seed}
-    content["data"]["seed"] = seed
-    if encoders:
-        content["model"]["encoders"] = encoders
-    if language_model:
-        content["model"]["language_model"]["init_args"]["path"] = str(language_model)
-    _command(f"stages.{config.partition('/')[0]}", content, run, ["fit"], run / "metrics.json")
-
-
-def _evaluate(run: Path, changes: dict[str, Any]) -> None:
-    content = yaml.safe_load(Path("configs/evaluate/spoken_scenes.yaml").read_text(encoding="utf-8"))
-    out = _evaluated(run)
-    content |= {**changes, "out": str(out), "baselines": None, "curves": None, "alignment": None}
-    _command("stages.evaluate", content, out, [], out / "metrics.json")
-
-
-def _command(module: str, content: dict[str, Any], run: Path, subcommand: list[str], done: Path) -> None:
-    if done.is_file():
-        return
-    config = run.parent / "configs" / f"{run.name}.yaml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    arguments = ["-m", module, *subcommand, "--config", str(config)]
-    print(f"$ python {' '.join(arguments)}", flush=True)
-    with open(config.with_suffix(".log"), "wb") as log:
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
-        code = subprocess.run(
-            [sys.executable, *arguments], stdout=log, stderr=log, env=environment
-        ).returncode
-    if code:
-        raise ValueError(
-            f"python {' '.join(arguments)} ended with exit code {code}: {config.with_suffix('.log')} says why"
-        )
-
-
-def _evaluated(run: Path) -> Path:
-    return run.with_name(f"{run.name}-evaluated")
-
-
-def _metrics(run: Path) -> dict[str, Any]:
-    return json.loads((_evaluated(run) / "metrics.json").read_text(encoding="utf-8"))
-
-
 def _retrieval(run: Path) -> dict[str, float]:
-    return {
-        name.replace("_", " "): scores["recall_at_1"] for name, scores in _metrics(run)["retrieval"].items()
-    }
+    retrieval = runs.read_metrics(runs.evaluated(run))["retrieval"]
+    return {name.replace("_", " "): scores["recall_at_1"] for name, scores in retrieval.items()}
 
 
 def _answers(run: Path) -> dict[str, float]:
-    instruct = _metrics(run)["instruct"]
+    instruct = runs.read_metrics(runs.evaluated(run))["instruct"]
     tasks = {name.replace("_", " "): scores["exact_match"] for name, scores in instruct["per_task"].items()}
     return {"exact match, all kinds": instruct["exact_match"], **tasks}
 

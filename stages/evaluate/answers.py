@@ -162,13 +162,15 @@ def looks(
 ) -> dict[str, np.ndarray]:
     """Return, by key, where in the picture the first word of the answer looks: (height, width) in media tokens.
 
-    Samples without a picture, or whose tokens do not lie on a square grid, are left out.
+    Samples without a picture, or whose tokens do not lie on a square grid, are left out; so are all of an assistant
+    whose projector keeps no places, such as a resampler.
     """
     modalities = build_modalities(assistant.input_configs)
     pictures = next(
         (name for name in assistant.media if PICTURES.keys() & set(modalities[name].members)), None
     )
-    if pictures is None:
+    group = assistant.projectors[pictures].group if pictures else None
+    if group is None:
         return {}
     found = {}
     for batch in batches(shards, modalities, batch_size):
@@ -177,7 +179,7 @@ def looks(
         batch = batch.to(device)
         looked = assistant.attention(batch.inputs, batch.rows)
         for row, weights in zip(batch.rows[CONVERSATION].tolist(), looked, strict=True):
-            seen = grid(weights[pictures], assistant.projectors[pictures].group)
+            seen = grid(weights[pictures], group)
             if batch.keys[row] in keys and seen is not None:
                 found[batch.keys[row]] = seen.float().cpu().numpy()
     return found

@@ -74,16 +74,18 @@ def evaluate(
     from modules.embedder import Embedder
     from stages.evaluate import machine, report
     from stages.evaluate.evaluation import Evaluation
+    from stages.evaluate.joint_retrieval import load_completion
 
     device = machine.device()
     embedder = Embedder.load(aligned, allow).to(device) if retrieval or zero_shot else None
+    completion = load_completion(aligned, embedder) if retrieval else None
     _check_modalities(zero_shot, embedder.encoders if embedder else ())
     speaker = Assistant.load(assistant, allow).to(device) if instructions else None
     others = {name: Assistant.load(folder, allow) for name, folder in baselines.items()}
 
     evaluation = Evaluation(device, batch_size, examples, random.Random(seed))
     if retrieval:
-        evaluation.retrieve(embedder, retrieval)
+        evaluation.retrieve(embedder, retrieval, completion)
     for name, asked in zero_shot.items():
         evaluation.classify(name, embedder, asked.shards, asked.modality, asked.templates)
     if instructions:

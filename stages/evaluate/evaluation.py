@@ -13,10 +13,12 @@ import torch
 from datamodules.modalities.build import build_modalities
 from modules.assistant import Assistant
 from modules.embedder import Embedder
+from modules.objectives.completion import Completion
 from stages.embedding import embed_set
 from stages.evaluate import answers, retrieval, runs, sets, subtitles, zero_shot
 from stages.evaluate.answers import Answer
 from stages.evaluate.findings import Findings
+from stages.evaluate.joint_retrieval import Completed, by_mean, joint_recalls
 
 EXAMPLES_PER_TASK = 4
 
@@ -31,12 +33,17 @@ class Evaluation:
     draw: random.Random
     findings: Findings = field(default_factory=Findings)
 
-    def retrieve(self, embedder: Embedder, shards: Path) -> None:
-        """Measure retrieval between every two modalities."""
+    def retrieve(self, embedder: Embedder, shards: Path, completion: Completion | None = None) -> None:
+        """Measure retrieval between every two modalities, and by several at once, of which one may be missing."""
         modalities = build_modalities(embedder.input_configs)
         space = embed_set(embedder, shards, modalities, batch_size=self.batch_size, device=self.device)
         contents = sets.read_contents(shards, modalities)
         self.findings.metrics["retrieval"] = retrieval.recalls(space, contents)
+        if joint := joint_recalls(space, by_mean):
+            self.findings.metrics["joint_retrieval"] = {"mean": joint}
+            if completion is not None:
+                completed = joint_recalls(space, Completed(completion))
+                self.findings.metrics["joint_retrieval"]["completion"] = completed
         self.findings.members = {name: tuple(modality.members) for name, modality in modalities.items()}
         self.findings.searches = retrieval.examples(space, self.draw, self.examples, contents)
         self.findings.found = sets.read_samples(shards, retrieval.shown(self.findings.searches))

@@ -34,6 +34,7 @@ from datamodules.preparation.step import Step
 from datamodules.sources.audio_set import AudioCaps, AudioSet  # noqa: F401
 from datamodules.sources.class_folder import ClassFolder  # noqa: F401
 from datamodules.sources.coco_captions import CocoCaptions  # noqa: F401
+from datamodules.sources.conll import Conll  # noqa: F401
 from datamodules.sources.ego4d import Ego4D  # noqa: F401
 from datamodules.sources.folder import Folder  # noqa: F401
 from datamodules.sources.img2dataset import Img2Dataset  # noqa: F401

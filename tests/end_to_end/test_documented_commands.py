@@ -69,7 +69,7 @@ def test_a_command_that_a_document_shows_is_one_that_the_stage_takes(command, mo
 
 def test_every_stage_is_shown_in_a_document():
     shown = {re.match(r"python -m stages\.(\w+)", command) for command in SHOWN}
-    expected = {"prepare", "pretrain", "align", "instruct", "evaluate", "compress", "serve"}
+    expected = {"prepare", "pretrain", "align", "transfer", "instruct", "evaluate", "compress", "serve"}
     assert {found[1] for found in shown if found} >= expected
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from sabotage import Run
 
 TEXTS = ["a red seven left of a blue two", "a green five above a white nine", "Which digit is shown? yes no"]
 TRUNK = {
@@ -119,3 +120,31 @@ def audio_inputs() -> dict[str, torch.Tensor]:
     lengths = torch.tensor([16000, 9000, 4000])
     waveform = torch.randn(3, 16000) * 0.1
     return {"waveform": waveform * (torch.arange(16000) < lengths.unsqueeze(1)), "lengths": lengths}
+
+
+@pytest.fixture
+def finished(tokenizer_path: str, tmp_path: Path) -> Run:
+    """What a stage leaves: a projection and a text encoder, as parts and in a checkpoint."""
+    from modules import parts
+    from modules.encoders.huggingface import TextEncoder
+    from modules.projections import Projection
+
+    modules = {
+        "projections.image": Projection(8, 4),
+        "encoders.text": TextEncoder(
+            config={**TRUNK, "num_hidden_layers": 1}, tokenizer=tokenizer_path, max_tokens=16
+        ),
+    }
+    for name, module in modules.items():
+        parts.save(module, tmp_path / "parts" / name)
+    held = {
+        name: {"card": parts.describe(module), "assets": module.assets(), "prefix": f"{name}."}
+        for name, module in modules.items()
+    }
+    state = {
+        f"{name}.{key}": value
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    torch.save({"parts": held, "state_dict": state}, tmp_path / "step-00000002.ckpt")
+    return Run(tmp_path / "parts", tmp_path / "step-00000002.ckpt")

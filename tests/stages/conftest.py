@@ -1,6 +1,7 @@
 """A tiny aligned space, an assistant and a few scenes on disk, as finished stages leave them."""
 
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,32 @@ def assistant_parts(
         parts.save(encoder, folder / f"encoders.{modality}")
         parts.save(Projector(encoder.dim, language_model.dim, group=2), folder / f"projectors.{modality}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_complaint_of_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's logger keeps the stderr that it was imported under, which pytest has closed since."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+
+@pytest.fixture
+def config(aligned_parts: Path, scenes_shards: Path, tmp_path: Path) -> dict:
+    """An alignment of two steps that has nothing wrong."""
+    encoders = {
+        name: {
+            "class_path": "modules.parts.load",
+            "init_args": {"path": str(aligned_parts / f"encoders.{name}")},
+        }
+        for name in ("audio", "image", "text")
+    }
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "model": {
+            "encoders": encoders,
+            "dim": 8,
+            "objective": {"class_path": "modules.objectives.contrastive.InfoNCE"},
+            "optim": {"lr": 1e-2},
+        },
+        "data": {"train": str(scenes_shards), "batch_size": 4, "num_workers": 0},
+        "trainer": {"accelerator": "cpu", "max_steps": 2, "enable_progress_bar": False},
+    }

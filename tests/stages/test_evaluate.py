@@ -93,6 +93,7 @@ def asked(tmp_path_factory) -> dict:
     from modules.encoders.audio import AudioEncoder
     from modules.encoders.huggingface import ImageEncoder, TextEncoder
     from modules.language_model import LanguageModel
+    from modules.media_attention import MediaAttention
     from modules.projections import Projection, Projector
 
     root = tmp_path_factory.mktemp("evaluate")
@@ -121,7 +122,9 @@ def asked(tmp_path_factory) -> dict:
         parts.save(Projection(16, 8), root / f"align/parts/projections.{name}")
     for name in ("audio", "image"):
         parts.save(encoders[name], root / f"instruct/parts/encoders.{name}")
-        parts.save(Projector(16, 16, group=2), root / f"instruct/parts/projectors.{name}")
+    heads = {"num_latents": 3, "num_heads": 2}
+    parts.save(Projector(16, 16, group=2), root / "instruct/parts/projectors.image")
+    parts.save(MediaAttention(16, 16, before=[0], **heads), root / "instruct/parts/projectors.audio")
     parts.save(LanguageModel(config=LLAMA, tokenizer=str(tokenizer)), root / "instruct/parts/language_model")
     return {
         "out": str(root / "out"),

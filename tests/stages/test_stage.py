@@ -1,11 +1,14 @@
 """Stage: factors by prefix, freezing that is freezing, and the schedule."""
 
+from copy import deepcopy
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from modules.projections import Projection
-from stages.stage import Optim, Stage
+from stages.stage import Optim, Stage, can_be_fused
 
 
 class Tiny(Stage):
@@ -91,3 +94,65 @@ def test_the_schedule_warms_up_linearly_and_ends_at_zero():
 def test_a_wrong_setting_is_refused(wrong):
     with pytest.raises(ValueError, match=r"optim\."):
         Optim(**wrong)
+
+
+def steps_of(optimizer, parameters, gradients):
+    for gradient in gradients:
+        for parameter in parameters:
+            parameter.grad = gradient[: parameter.numel()].view_as(parameter).clone()
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def configured(precision="32-true"):
+    """A stage's optimiser, as a trainer of so many steps would ask for it."""
+    torch.manual_seed(0)
+    stage = Tiny({"encoders.image": 0.1})
+    stage._trainer = SimpleNamespace(max_steps=10, precision=precision)
+    return stage, stage.configure_optimizers()
+
+
+def test_the_fused_step_is_the_step_of_the_plain_one():
+    gradients = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for precision in ("32-true", "16-mixed"):
+        stage, made = configured(precision)
+        assert made["optimizer"].defaults["fused"] is (True if precision == "32-true" else None)
+        found[precision] = steps_of(made["optimizer"], list(stage.parameters()), gradients)
+    torch.testing.assert_close(found["32-true"], found["16-mixed"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("began", ["16-mixed", "32-true"])
+def test_a_run_goes_on_with_the_step_of_the_machine_that_it_is_on(began):
+    goes_on = "32-true" if began == "16-mixed" else "16-mixed"
+    gradients = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    stage, made = configured(began)
+    steps_of(made["optimizer"], list(stage.parameters()), gradients[:2])
+    weights, state = deepcopy((stage.state_dict(), made["optimizer"].state_dict()))
+    again, other = configured(goes_on)
+    again.load_state_dict(weights)
+    other["optimizer"].load_state_dict(state)
+    assert {group["fused"] for group in other["optimizer"].param_groups} == {
+        True if goes_on == "32-true" else None
+    }
+    expected = steps_of(made["optimizer"], list(stage.parameters()), gradients[2:])
+    found = steps_of(other["optimizer"], list(again.parameters()), gradients[2:])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_schedule_reaches_the_fused_step():
+    stage, made = configured()
+    scheduler = made["lr_scheduler"]["scheduler"]
+    steps_of(made["optimizer"], list(stage.parameters()), torch.ones(1, 64))
+    scheduler.step()
+    before = stage.optim.factor(1, 10)
+    assert [group["lr"] for group in made["optimizer"].param_groups] == pytest.approx(
+        [0.1 * before, 0.1 * before, 0.01 * before, 0.01 * before]
+    )
+
+
+def test_parameters_on_two_kinds_of_device_are_not_stepped_by_one_kernel():
+    here, there = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, device="meta"))
+    assert can_be_fused([{"params": [here]}])
+    assert not can_be_fused([{"params": [here]}, {"params": [there]}])
+    assert not can_be_fused([{"params": [there]}])

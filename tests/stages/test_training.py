@@ -1,83 +1,19 @@
 """The command line of a training stage: what it refuses before the first step, and that it goes on exactly."""
 
 import json
-import logging
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from commands import fit, refusal, stop_in_step, weights, written
 
 from stages.cli import run
 
 ROOT = Path(__file__).parents[2]
-ALIGN = "stages.align.Align"
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
-
-
-@pytest.fixture(autouse=True)
-def no_complaint_of_logging(monkeypatch):
-    """Lightning's logger keeps the stderr that it was imported under, which pytest has closed since."""
-    monkeypatch.setattr(logging, "raiseExceptions", False)
-
-
-@pytest.fixture
-def config(aligned_parts, scenes_shards, tmp_path) -> dict:
-    """A run of two steps that has nothing wrong."""
-    encoders = {
-        name: {
-            "class_path": "modules.parts.load",
-            "init_args": {"path": str(aligned_parts / f"encoders.{name}")},
-        }
-        for name in ("audio", "image", "text")
-    }
-    return {
-        "run_dir": str(tmp_path / "run"),
-        "model": {
-            "encoders": encoders,
-            "dim": 8,
-            "objective": {"class_path": "modules.objectives.contrastive.InfoNCE"},
-            "optim": {"lr": 1e-2},
-        },
-        "data": {"train": str(scenes_shards), "batch_size": 4, "num_workers": 0},
-        "trainer": {"accelerator": "cpu", "max_steps": 2, "enable_progress_bar": False},
-    }
-
-
-def fit(config: dict, *more: str) -> None:
-    """Run `fit` in this process, as the command line does."""
-    run(ALIGN, ["fit", "--config", written(config), *more])
-
-
-def written(config: dict) -> str:
-    """Write a config beside its run directory."""
-    path = Path(config["run_dir"] + ".yaml")
-    path.write_text(yaml.safe_dump(config))
-    return str(path)
-
-
-def refusal(config: dict, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the message of a run that is refused before its first step."""
-    monkeypatch.setattr("stages.align.Align.losses", lambda *_: pytest.fail("a step was made"))
-    with pytest.raises(SystemExit) as stopped:
-        fit(config)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message
-
-
-def weights(run_dir: str | Path) -> dict[str, bytes]:
-    """Return the bytes of the weights of all parts that a run left."""
-    found = {
-        path.parent.name: path.read_bytes() for path in Path(run_dir, "parts").glob("*/weights.safetensors")
-    }
-    assert found
-    return found
 
 
 # ---- refused
@@ -168,22 +104,6 @@ def test_a_finished_run_is_left_as_it_is_also_with_other_workers(config, capsys,
     assert {path: path.stat().st_mtime_ns for path in Path(config["run_dir"]).rglob("*")} == there
 
 
-def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> list:
-    """Press Ctrl-C while the losses of a step, counted from 1, are made; return the list of batches as it grows."""
-    from stages.align import Align
-
-    losses, calls = Align.losses, []
-
-    def interrupted(stage, batch):
-        calls.append(batch)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGINT)
-        return losses(stage, batch)
-
-    monkeypatch.setattr(Align, "losses", interrupted)
-    return calls
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bytes(
     num_workers, config, tmp_path, monkeypatch, capsys
@@ -198,7 +118,7 @@ def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bytes(
     assert stopped.value.code == 75
     assert "stopped at step 3 of 5" in capsys.readouterr().err
     checkpoints = Path(config["run_dir"], "checkpoints")
-    assert [path.name for path in checkpoints.iterdir()] == ["step-00000003.ckpt"]
+    assert sorted(path.name for path in checkpoints.glob("*.ckpt")) == ["latest.ckpt", "step-00000003.ckpt"]
     assert not Path(config["run_dir"], "metrics.json").exists()
 
     with monkeypatch.context() as patch:
@@ -274,7 +194,9 @@ class Plain(Align):
 
 
 if __name__ == "__main__":
-    from stages.cli import run
+    from commands import fit, refusal, stop_in_step, weights, written
+
+from stages.cli import run
 
     run("plain.Plain")
 """

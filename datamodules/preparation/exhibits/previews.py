@@ -12,7 +12,7 @@ from datamodules.modalities.pictures import look_at_picture, read_size
 from datamodules.modalities.sounds import FORMATS, open_sound, read_beginning
 from datamodules.sources.source import IMAGE_SUFFIXES, SOUND_SUFFIXES, Member, read
 
-TEXT_SUFFIXES = frozenset({"txt", "cls", "json", "srt", "vtt"})
+TEXT_SUFFIXES = frozenset({"txt", "cls", "num", "conll", "json", "srt", "vtt"})
 SIDE_PIXELS = 160
 MAX_PIXELS = 25_000_000
 MAX_ASPECT = 50

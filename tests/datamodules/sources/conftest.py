@@ -11,6 +11,7 @@ import pytest
 from datamodules.sources.audio_set import AudioCaps, AudioSet
 from datamodules.sources.class_folder import ClassFolder
 from datamodules.sources.coco_captions import CocoCaptions
+from datamodules.sources.conll import Conll
 from datamodules.sources.ego4d import Ego4D
 from datamodules.sources.img2dataset import Img2Dataset
 from datamodules.sources.librispeech import LibriSpeech
@@ -221,6 +222,25 @@ def text_parquet(root):
     return TextTable(root, metadata=["url"]), ["data/CC-MAIN-2013-20/000_00000.parquet"]
 
 
+def conll(root):
+    write(root, {
+        "eng.train":
+            "-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\nrejects VBZ I-VP O\nGerman JJ I-NP I-MISC\ncall NN I-NP O\n"
+            ". . O O\n\nPeter NNP I-NP I-PER\nBlackburn NNP I-NP I-PER\n\nLeeds NNP I-NP I-ORG\nYork NNP B-NP B-ORG\n",
+    })  # fmt: skip
+    return Conll(root, Path("eng.train")), ["eng.train"]
+
+
+def tweets(root):
+    write(root, {
+        "train.txt":
+            "IMGID:1015799\nRT\tO\n@JayKenMinaj\tO\n_\tO\nKevin\tB-PER\nLove\tI-PER\n\n"
+            "IMGID:16_05_01_6\nAustin\tB-LOC\né\tO\n\nIMGID:7\nNobody\tO\n",
+        "twitter2015_images/1015799.jpg": b"1", "twitter2015_images/16_05_01_6.png": b"2",
+    })  # fmt: skip
+    return Conll(root, images=Path("twitter2015_images")), ["train.txt"]
+
+
 def write_parquet(path, rows):
     import pyarrow
     import pyarrow.parquet
@@ -275,7 +295,7 @@ def img2dataset_parquet(root):
 
 BUILDERS = (
     coco, visual_questions, imagenet, open_images, localized_narratives, librispeech, voxceleb, audio_set, audio_caps,
-    ego4d, llava, text_lines, text_parquet, img2dataset_files, img2dataset_tars, img2dataset_parquet,
+    ego4d, llava, conll, tweets, text_lines, text_parquet, img2dataset_files, img2dataset_tars, img2dataset_parquet,
 )  # fmt: skip
 
 

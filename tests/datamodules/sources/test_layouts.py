@@ -240,6 +240,99 @@ class TestEgo4D:
             source.check()
 
 
+class TestConll:
+    def tags(self, samples):
+        return [
+            [tuple(line.split("\t")) for line in members["conll"].decode().splitlines()]
+            for members in samples.values()
+        ]
+
+    def test_entities_begin_with_b_also_where_the_file_says_i(self, layout, outcome, tmp_path):
+        source = layout("conll")
+        samples, dropped = outcome(source)
+        assert not dropped
+        assert self.tags(samples) == [
+            [("EU", "B-ORG"), ("rejects", "O"), ("German", "B-MISC"), ("call", "O"), (".", "O")],
+            [("Peter", "B-PER"), ("Blackburn", "I-PER")],
+            [("Leeds", "B-ORG"), ("York", "B-ORG")],
+        ]
+        assert [text_in(members) for members in samples.values()] == [
+            "EU rejects German call .", "Peter Blackburn", "Leeds York"
+        ]  # fmt: skip
+        assert list(samples) == ["eng_train-00000003", "eng_train-00000009", "eng_train-00000012"]
+        assert source.report(tmp_path) == {"entities": ["MISC", "ORG", "PER"], "pictures_not_found": 0}
+
+    def test_a_sentence_goes_with_its_picture_or_without_where_that_is_not_there(
+        self, layout, outcome, tmp_path
+    ):
+        source = layout("tweets")
+        samples, dropped = outcome(source)
+        assert [sorted(members) for members in samples.values()] == [
+            ["conll", "jpg", "txt"], ["conll", "png", "txt"], ["conll", "txt"]
+        ]  # fmt: skip
+        assert samples["train_txt-00000001"]["jpg"].name == "1015799.jpg"
+        assert text_in(samples["train_txt-00000008"]) == "Austin é"
+        assert source.report(tmp_path) == {"entities": ["LOC", "PER"], "pictures_not_found": 1}
+        assert not dropped
+
+    def test_other_schemes_become_bio(self, layout, outcome):
+        source = layout("tweets")
+        tags = ["S-A", "B-A", "I-A", "E-A", "U-A", "B-A", "L-A", "O", "I-A", "I-B", "B-B"]
+        (source.path / "train.txt").write_text("".join(f"w\t{tag}\n" for tag in tags))
+        samples, _ = outcome(source)
+        [found] = self.tags(samples)
+        assert [tag for _, tag in found] == [
+            "B-A", "B-A", "I-A", "I-A", "B-A", "B-A", "I-A", "O", "B-A", "B-B", "B-B"
+        ]  # fmt: skip
+
+    def test_a_bad_line_costs_its_sentence_alone_and_is_named(self, layout, outcome, monkeypatch):
+        from datamodules.sources import conll
+
+        monkeypatch.setattr(conll, "MAX_WORDS", 4)
+        source = layout("tweets")
+        good = b"fine\tO\n\n"
+        bad = [
+            b"a\tO\nb\n\n", b"a\tb\tO\n\n", b"\tO\n\n", b"a\tPER\n\n", b"a\tB-\n\n", b"a\tO\n\xff\tO\n\n",
+            b"IMGID:../../etc/passwd\na\tO\n\n", b"IMGID:9\n\n", b"a\tO\n" * 5 + b"\n",
+        ]  # fmt: skip
+        (source.path / "train.txt").write_bytes(good + good.join(bad) + good)
+        samples, dropped = outcome(source)
+        assert len(samples) == len(bad) + 1
+        assert dropped == {
+            "line with another number of columns": ["train.txt:4", "train.txt:8"],
+            "no word": ["train.txt:12"],
+            "malformed tag": ["train.txt:16", "train.txt:20"],
+            "line is not UTF-8": ["train.txt:25"],
+            "malformed identifier of a picture": ["train.txt:29"],
+            "picture without words": ["train.txt:34"],
+            "sentence of more than 4 words": ["train.txt:42"],
+        }
+
+    def test_a_file_of_something_else_and_a_missing_one_are_refused(self, layout):
+        source = layout("tweets")
+        (source.path / "train.txt").write_text("Once upon a time.\n\nThere was.\n")
+        with pytest.raises(ValueError, match=r"train\.txt should hold a line per word.*malformed tag"):
+            source.check()
+        with pytest.raises(FileNotFoundError, match=r"dev\.txt is not there.*`file` names"):
+            replace(source, file=Path("dev.txt")).check()
+        with pytest.raises(FileNotFoundError, match="`images` names"):
+            replace(layout("tweets", at="again"), images=Path("photos")).check()
+
+    def test_damage_of_any_kind_never_ends_in_a_crash(self, layout, outcome):
+        import random
+
+        source = layout("tweets")
+        whole = (source.path / "train.txt").read_bytes()
+        for seed in range(100):
+            draw = random.Random(seed)
+            data = bytearray(whole)
+            for _ in range(draw.randint(1, 8)):
+                data[draw.randrange(len(data))] = draw.randrange(256)
+            (source.path / "train.txt").write_bytes(data[: draw.randint(1, len(data))])
+            for made in source:
+                assert made.name.startswith("train.txt")
+
+
 class TestTextTable:
     @pytest.mark.parametrize("name", ["text_lines", "text_parquet"])
     def test_each_row_is_a_sample(self, layout, outcome, name):

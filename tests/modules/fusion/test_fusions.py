@@ -13,6 +13,7 @@ from modules.fusion.gated import GatedFusion
 from modules.fusion.late import LateFusion
 from modules.fusion.latent import LatentFusion
 from modules.fusion.perceiver import PerceiverFusion
+from modules.fusion.quality_fusion import QualityFusion
 from modules.fusion.weighted import WeightedFusion
 from modules.tokens import Tokens
 
@@ -33,6 +34,7 @@ FUSIONS = {
     "cross": lambda widths=WIDTHS: CrossAttentionFusion(widths, 8, num_heads=2),
     "perceiver": lambda widths=WIDTHS: PerceiverFusion(widths, 8, num_latents=3, num_heads=2),
     "latent": lambda widths=WIDTHS: LatentFusion(widths, 8, hidden=6),
+    "by quality": lambda widths=WIDTHS: QualityFusion(widths, GatedFusion(widths, 8), floor=0),
 }
 
 
@@ -308,3 +310,31 @@ def test_quality_that_does_not_match_is_refused(fusion):
 def test_what_cannot_be_built_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_tokens_of_a_modality_are_told_apart_where_the_fusion_keeps_them(fusion):
+    tokens, rows = batch()
+    fused = fusion(tokens, rows, SIZE)
+    if fusion.num_leading is None:
+        assert fused.by_modality == {}
+        return
+    assert set(fused.by_modality) == set(WIDTHS)
+    for name, found in fused.by_modality.items():
+        assert found.features.shape == (SIZE, STEPS[name], fusion.dim)
+        present = found.mask.any(1).nonzero().squeeze(1)
+        assert torch.equal(present, rows[name])
+        assert torch.equal(found.mask[present], tokens[name].mask)
+    joined = torch.cat([fused.by_modality[name].features for name in sorted(WIDTHS)], 1)
+    assert torch.equal(joined, fused.tokens.features[:, fusion.num_leading :])
+
+
+def test_a_token_keeps_its_place_through_the_fusion(fusion):
+    """What a token becomes follows its own features most: those of two tokens exchanged, so are the outcomes."""
+    if fusion.num_leading is None:
+        return
+    tokens, rows = batch()
+    first = fusion(tokens, rows, SIZE).by_modality["text"].features
+    features = tokens["text"].features[:, [1, 0, 2, 3]]
+    mask = tokens["text"].mask[:, [1, 0, 2, 3]]
+    second = fusion({**tokens, "text": Tokens(features, mask)}, rows, SIZE).by_modality["text"].features
+    torch.testing.assert_close(second[:, [1, 0, 2, 3]], first)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from modules import parts
 from modules.fusion.fusion import Fusion, one_token
 from modules.objectives.aligned import Aligned, shared_rows
 from modules.objectives.completion import Completion
@@ -175,6 +176,33 @@ def test_completion_refuses_what_the_model_does_not_have(aligned):
         ValueError, match="completion of audio in 4 dimensions: the model has image in 4, text in 4"
     ):
         Completion(["image", "audio"], dim=4)(aligned({"image": [0], "text": [0]}))
+
+
+def test_a_completion_that_was_handed_over_tells_the_same_of_any_that_are_there(aligned, tmp_path):
+    batch = aligned({"image": [0, 1, 2], "text": [1, 2, 3], "audio": [2, 5]})
+    objective = Weighted(
+        {"contrast": InfoNCE(), "complete": Completion(MODALITIES, dim=4, hidden=7)}
+    ).double()
+    (name, part), *others = objective.exports().items()
+    assert name == "completion" and not others
+    loaded = parts.load(str(parts.save(part, tmp_path / name))).double()
+    told = {}
+    for asking in (["image", "text"], ["text"]):
+        known = {asks: batch.embeddings[asks].detach() for asks in asking}
+        vectors, is_told = loaded.predict(known, batch.rows, batch.size, "audio")
+        assert is_told.tolist() == [any(row in batch.rows[asks] for asks in asking) for row in range(6)]
+        told[len(asking)] = vectors
+        torch.testing.assert_close(vectors, part.predict(known, batch.rows, batch.size, "audio")[0])
+    torch.testing.assert_close(told[1][3], told[2][3])  # sample 3 has no picture to miss
+    assert not torch.allclose(told[1][1], told[2][1])
+    with pytest.raises(ValueError, match="nothing to tell audio from"):
+        loaded.predict({"audio": batch.embeddings["audio"]}, batch.rows, batch.size, "audio")
+
+
+def test_two_completions_of_one_run_are_refused_for_they_would_be_one_part():
+    both = {name: Completion(MODALITIES, dim=4) for name in ("first", "second")}
+    with pytest.raises(ValueError, match="both hand over the part completion"):
+        Weighted(both).configure(dict.fromkeys(MODALITIES, 8), dim=4)
 
 
 # ---- several at once

@@ -92,7 +92,9 @@ def test_what_does_not_fit_is_refused(captioning, tokenizer_path):
     with pytest.raises(ValueError, match=r"the ids of 'text', the model has inputs of nothing"):
         captioning(dataclasses.replace(aligned, inputs={}))
     with pytest.raises(ValueError, match=r"captioning of image, 9 wide: .*'image': 8"):
-        Captioning({"image": 9}, GPT2, tokenizer_path)(aligned)
+        Captioning({"image": 9}, GPT2, tokenizer_path).configure({"image": 8, "text": 4}, dim=4)
+    with pytest.raises(ValueError, match=r"writes 'text', the model has image, audio"):
+        captioning.configure({"image": 8, "audio": 8}, dim=4)
     with pytest.raises(ValueError, match=r"the decoder 5 ids"):
         Captioning({"image": 8}, {**GPT2, "vocab_size": 5}, tokenizer_path)(aligned)
     with pytest.raises(ValueError, match="no cross-attention"):

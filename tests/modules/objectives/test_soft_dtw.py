@@ -170,6 +170,6 @@ def test_modalities_that_do_not_fit_are_refused(aligned):
     with pytest.raises(ValueError, match="between two modalities, widths names 1: video"):
         TemporalAlignment({"video": 8}, dim=4)
     with pytest.raises(ValueError, match="asks for audio, the model has video, text"):
-        TemporalAlignment({"video": 8, "audio": 8}, dim=4)(aligned({"video": [0], "text": [0]}))
+        TemporalAlignment({"video": 8, "audio": 8}, dim=4).configure({"video": 8, "text": 8}, 4)
     with pytest.raises(ValueError, match="tokens are 8 wide, widths says 9: say 8"):
-        TemporalAlignment({"video": 8, "audio": 9}, dim=4)(aligned({"video": [0], "audio": [0]}))
+        TemporalAlignment({"video": 8, "audio": 9}, dim=4).configure({"video": 8, "audio": 8}, 4)

@@ -1,0 +1,76 @@
+"""Shards from all ranks: whole or not there, checked by all ranks, the newest whole ones resumed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from callbacks import checkpoint_file as files
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+from conftest import Line, Numbers
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
+from callbacks.checkpoints import Checkpoints
+from callbacks.preemption import NoSignals
+from callbacks.resuming import Resuming
+
+class Sharded(Line):
+    def configure_model(self):
+        fully_shard(self.layer, mesh=self.device_mesh["data_parallel"])
+
+    def on_train_batch_end(self, *_):
+        self.weights[self.trainer.global_step] = self.layer.weight.full_tensor().tolist()
+
+folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+torch.manual_seed(0)
+module, checkpoints = Sharded(), Checkpoints(folder / "checkpoints", every_n_steps=2, keep=2)
+trainer = Trainer(max_steps=steps, accelerator="cpu", devices=2, callbacks=[checkpoints], logger=False,
+    strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), plugins=[checkpoints.in_memory],
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    use_distributed_sampler=False)
+trainer._signal_connector, trainer._checkpoint_connector = NoSignals(trainer), Resuming(trainer, checkpoints.folder)
+trainer.fit(module, datamodule=Numbers())
+if trainer.is_global_zero:
+    (folder / f"weights.{steps}.json").write_text(json.dumps(module.weights))
+"""
+
+
+def fit(folder: Path, steps: int) -> dict[str, list]:
+    """Fit with FSDP2 on two ranks and return the weights behind each step that was made."""
+    program = folder / "sharded.py"
+    program.write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/callbacks"}
+    done = subprocess.run(
+        [sys.executable, program, folder, str(steps)],
+        env=environment,
+        timeout=180,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / f"weights.{steps}.json").read_text())
+
+
+@pytest.mark.slow
+def test_shards_are_resumed_from_the_newest_that_are_whole(tmp_path):
+    first = fit(tmp_path, 7)
+    found = files.candidates(tmp_path / "checkpoints")
+    assert [files.step_of(path) for path in found] == [7, 6]
+    assert all(path.is_dir() for path in found)
+    for path in found:
+        files.check_sums(path)
+    shard = sorted(found[0].glob("*.distcp"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-1])
+    again = fit(tmp_path, 9)
+    assert list(again) == ["7", "8", "9"]
+    assert again["7"] == first["7"]
+    assert (tmp_path / "checkpoints" / "step-00000007.ckpt.broken").is_dir()
