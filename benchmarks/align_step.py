@@ -216,6 +216,14 @@ class Turns(LightningDataModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
 
+    @property
+    def train(self) -> "Turns":
+        """The training samples, of which the stage asks what they have `together`."""
+        return self
+
+    def together(self) -> dict[tuple[str, str], int]:
+        return {("image", "text"): self.task.batch * self.task.steps}
+
     def consumed(self, batch: Batch) -> None:
         """Take note of nothing: this run is not gone on with."""
 

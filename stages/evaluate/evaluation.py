@@ -39,10 +39,10 @@ class Evaluation:
         space = embed_set(embedder, shards, modalities, batch_size=self.batch_size, device=self.device)
         contents = sets.read_contents(shards, modalities)
         self.findings.metrics["retrieval"] = retrieval.recalls(space, contents)
-        if joint := joint_recalls(space, by_mean):
+        if joint := joint_recalls(space, by_mean, contents):
             self.findings.metrics["joint_retrieval"] = {"mean": joint}
             if completion is not None:
-                completed = joint_recalls(space, Completed(completion))
+                completed = joint_recalls(space, Completed(completion), contents)
                 self.findings.metrics["joint_retrieval"]["completion"] = completed
         self.findings.members = {name: tuple(modality.members) for name, modality in modalities.items()}
         self.findings.searches = retrieval.examples(space, self.draw, self.examples, contents)

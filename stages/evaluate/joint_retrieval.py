@@ -1,6 +1,6 @@
 """Joint retrieval: a sample asks with all its other modalities at once, and again with one of them missing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,19 +11,24 @@ from modules.embedder import Embedder
 from modules.metrics.retrieval import ranks
 from modules.objectives.completion import Completion
 from stages.embedding import Space
+from stages.evaluate.retrieval import Contents
 
 Ask = Callable[[Space, str, Sequence[str]], Tensor]
 """Space, modality that is searched, modalities that ask -> unit vectors (samples, dim)."""
 
 
-def joint_recalls(space: Space, ask: Ask) -> dict[str, dict[str, float | dict[str, float]]]:
+def joint_recalls(
+    space: Space, ask: Ask, contents: Contents | None = None
+) -> dict[str, dict[str, float | dict[str, float]]]:
     """Return, for each modality that is searched, recall at 1 of queries by all others, and with one of them missing.
 
-    Candidates are the samples that have every modality.
+    Candidates are what the samples that have every modality have of the one that is searched; what several have counts
+    once.
 
     Args:
         space: of three modalities or more.
         ask: how modalities become one query: `by_mean`, or a `Completed`.
+        contents: what is the same in several of the samples; nothing by default.
 
     Returns:
         By modality that is searched: `candidates`, `recall_at_1`, and by missing modality `without` and `kept`, its
@@ -35,13 +40,14 @@ def joint_recalls(space: Space, ask: Ask) -> dict[str, dict[str, float | dict[st
     found: dict[str, dict[str, float | dict[str, float]]] = {}
     for searched in sorted(space.vectors):
         asking = [name for name in sorted(space.vectors) if name != searched]
-        full = _recall(space, searched, ask(space, searched, asking))
+        same = _same(space.keys, None if contents is None else contents[searched])
+        full = _recall(space, searched, ask(space, searched, asking), same)
         without = {
-            missing: _recall(space, searched, ask(space, searched, [n for n in asking if n != missing]))
+            missing: _recall(space, searched, ask(space, searched, [n for n in asking if n != missing]), same)
             for missing in asking
         }
         found[searched] = {
-            "candidates": len(space.keys),
+            "candidates": len(same[:, 1].unique()),
             "recall_at_1": full,
             "without": without,
             "kept": {missing: recall / full if full else 0.0 for missing, recall in without.items()},
@@ -102,5 +108,11 @@ def load_completion(folder: Path, embedder: Embedder) -> Completion | None:
     return part.eval()
 
 
-def _recall(space: Space, searched: str, queries: Tensor) -> float:
-    return (ranks(queries, space.vectors[searched]) < 1).double().mean().item()
+def _same(keys: Sequence[str], numbers: Mapping[str, int] | None) -> Tensor:
+    """Return (keys, 2): queries are all their own, candidates the same where their numbers are."""
+    each = torch.arange(len(keys))
+    return torch.stack([each, each if numbers is None else torch.tensor([numbers[key] for key in keys])], 1)
+
+
+def _recall(space: Space, searched: str, queries: Tensor, same: Tensor) -> float:
+    return (ranks(queries, space.vectors[searched], same) < 1).double().mean().item()

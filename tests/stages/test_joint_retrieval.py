@@ -59,6 +59,18 @@ def test_samples_that_lack_a_modality_are_no_candidates():
     assert joint_recalls(lacking, by_mean) == joint_recalls(SPACE, by_mean)
 
 
+def test_a_caption_that_two_samples_share_is_right_for_both_and_counts_once():
+    shared = space(text=[0.0, 0.0, 180.0], image=[1.0, 2.0, 170.0], audio=[3.0, 4.0, 175.0])
+    assert joint_recalls(shared, by_mean)["text"]["recall_at_1"] == pytest.approx(1 / 3), (
+        "a tie counts against"
+    )
+    each = {"0": 0, "1": 1, "2": 2}
+    numbers = {"text": {"0": 7, "1": 7, "2": 8}, "image": each, "audio": each}
+    found = joint_recalls(shared, by_mean, numbers)
+    assert found["text"]["recall_at_1"] == 1
+    assert found["text"]["candidates"] == 2
+
+
 def test_two_modalities_have_nothing_to_ask_jointly():
     assert joint_recalls(space(text=[0.0, 90.0], image=[0.0, 90.0]), by_mean) == {}
 
