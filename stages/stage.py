@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
@@ -208,6 +210,13 @@ class Stage(LightningModule):
         is_spread = any(parallel.mesh_of(parameter) is not None for parameter in parameters)
         if is_spread and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             parallel.clip_gradients(parameters, gradient_clip_val)
+            return
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            # Lightning refuses to clip before any fused step under autocast, because a gradient scaler would unscale
+            # in that step; bfloat16 has no scaler.
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

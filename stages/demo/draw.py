@@ -37,7 +37,7 @@ def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
     """Train the demo's model of words and image tokens, and measure what it draws and says.
 
     Needs what `python -m stages.demo run` leaves. Goes on where an earlier run stopped. Leaves metrics.json and
-    sheet.png in runs/demo/draw.
+    sheet.webp in runs/demo/draw.
 
     Args:
         count: Pictures of each of the 60 combinations of colour and digit.
@@ -70,9 +70,9 @@ def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
         "seed": seed,
     }
     pictures = drawn_pictures(unified, [text for text in SHOWN for _ in range(3)], sampling)
-    write_sheet(SHOWN, pictures.unflatten(0, (len(SHOWN), 3)), ROOT / "draw/sheet.png")
+    write_sheet(SHOWN, pictures.unflatten(0, (len(SHOWN), 3)), ROOT / "draw/sheet.webp")
     write_json(ROOT / "draw/metrics.json", metrics)
-    print("\n" + table(metrics) + f"\n\n{ROOT / 'draw/sheet.png'}")
+    print("\n" + table(metrics) + f"\n\n{ROOT / 'draw/sheet.webp'}")
 
 
 @dataclass(frozen=True)

@@ -38,4 +38,4 @@ def write_sheet(texts: Sequence[str], pictures: "Tensor", path: Path) -> None:
             at = (left + place * (TILE + GAP), top + LABEL)
             sheet.paste(picture.resize((TILE, TILE), Image.Resampling.BICUBIC), at)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet.save(path, quality=90)

@@ -92,6 +92,27 @@ def test_a_folder_that_holds_something_else_is_refused(config, capsys, monkeypat
     assert "is not empty and holds no run" in refusal(config, capsys, monkeypatch)
 
 
+# ---- precision
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_every_precision(precision, config, monkeypatch):
+    from stages.align import Align
+
+    clip, norms = Align.configure_gradient_clipping, []
+
+    def recorded(stage, *given, **named):
+        clip(stage, *given, **named)
+        norms.append(
+            torch.stack([p.grad.norm() for p in stage.parameters() if p.grad is not None]).norm().item()
+        )
+
+    monkeypatch.setattr(Align, "configure_gradient_clipping", recorded)
+    config["trainer"] |= {"precision": precision, "gradient_clip_val": 0.01}
+    fit(config)
+    assert norms == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
 # ---- going on
 
 

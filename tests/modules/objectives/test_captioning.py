@@ -18,6 +18,13 @@ BERT = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def batch(image_rows, text_rows, size=4, width=8, extra=0):
@@ -98,6 +105,6 @@ def test_what_does_not_fit_is_refused(captioning, tokenizer_path):
     with pytest.raises(ValueError, match=r"the decoder 5 ids"):
         Captioning({"image": 8}, {**GPT2, "vocab_size": 5}, tokenizer_path)(aligned)
     with pytest.raises(ValueError, match="no cross-attention"):
-        Captioning({"image": 8}, {**GPT2, "model_type": "llama"}, tokenizer_path)
+        Captioning({"image": 8}, LLAMA, tokenizer_path)
     with pytest.raises(ValueError, match="and not text"):
         Captioning({"text": 8}, GPT2, tokenizer_path)
