@@ -82,7 +82,7 @@ class Checkpoints(Callback):
         self.is_best = False
         self.last_step = 0
         self.in_memory = InMemory()
-        self.writing: Future[None] | None = None
+        self.writing: Future[dict[str, float]] | None = None  # its result is what it cost
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self.owner = uuid.uuid4().hex
         self.costs: dict[str, float] = {}
@@ -105,6 +105,8 @@ class Checkpoints(Callback):
         step = trainer.global_step
         if self.last_step != step < trainer.max_steps and step % self.every_n_steps == 0:
             self.save(trainer)
+        if self.writing is not None and self.writing.done():
+            self._wait()
         if self.costs:
             pl_module.log_dict(self.costs)
             self.costs = {}
@@ -184,9 +186,9 @@ class Checkpoints(Callback):
     def _wait(self) -> None:
         if self.writing is not None:
             writing, self.writing = self.writing, None
-            writing.result()
+            self.costs |= writing.result()
 
-    def _write(self, content: dict[str, Any], temporary: Path, path: Path, is_best: bool) -> None:
+    def _write(self, content: dict[str, Any], temporary: Path, path: Path, is_best: bool) -> dict[str, float]:
         began = time.monotonic()
         try:
             files.check_content(content)
@@ -201,8 +203,8 @@ class Checkpoints(Callback):
         except (OSError, files.CheckpointError) as error:
             temporary.unlink(missing_ok=True)
             rank_zero_warn(f"{path.name} was not saved ({error}); the one before it stays the newest")
-            return
-        self.costs |= {"checkpoint/writing_s": time.monotonic() - began, "checkpoint/bytes": float(size)}
+            return {}
+        return {"checkpoint/writing_s": time.monotonic() - began, "checkpoint/bytes": float(size)}
 
     def _publish_shards(self, temporary: Path, path: Path, is_best: bool) -> None:
         """Share the reading of what all ranks wrote, then give it its name."""
