@@ -106,7 +106,8 @@ class Transfer(Stage):
 
     def on_validation_epoch_end(self) -> None:
         self.scores = self.tally.scores()
-        figures = {self.task.name: self.val_loss.compute(), **self.scores.figures}
+        loss = self.val_loss.compute()
+        figures = {self.task.name: loss, "loss": loss, **self.scores.figures}
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
 
 

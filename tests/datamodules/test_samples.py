@@ -56,7 +56,7 @@ def test_too_many_bad_samples_stop_the_run_with_their_reason(shards):
 
 def test_bad_samples_are_judged_against_those_of_all_ranks(shards):
     data = data_module(shards, num_workers=0)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=2)
+    data.trainer = SimpleNamespace(distributed_sampler_kwargs={"rank": 0, "num_replicas": 2})
     with pytest.raises(ValueError, match="22 of 1000 samples"):
         data.consumed(Batch({}, {}, [], cursor=1000, skipped={"cut": [f"{n}.jpg" for n in range(11)]}))
 

@@ -29,7 +29,7 @@ def test_a_projection_of_another_width_than_its_encoder_is_refused(config, tmp_p
     config["model"]["projections"] = {"image": part(narrow)}
     message = refusal(config, capsys, monkeypatch)
     assert "the projection of image goes from 16 to 8, expected from 32 (its encoder) to 8" in message
-    assert "take encoder and projection from one run, or leave the projection out" in message
+    assert "take both from one run, or leave the projection out" in message
 
 
 def test_a_projection_to_another_space_is_refused_and_one_that_fits_is_gone_on_with(
@@ -60,11 +60,11 @@ def test_a_projector_of_another_width_or_group_is_refused(instruct_config, tmp_p
     narrow = parts.save(Projector(16, 32), tmp_path / "narrow")
     instruct_config["model"]["projectors"] = {"image": part(narrow)}
     message = refusal(instruct_config, capsys, monkeypatch, INSTRUCT)
-    assert "the projector of image goes from 16 to 32, expected from 32 (its encoder) to 32" in message
+    assert "the image projector goes from 16 to 32, expected from 32 (its encoder) to 32" in message
     pairs = parts.save(Projector(32, 32, group=2), tmp_path / "pairs")
     instruct_config["model"] |= {"projectors": {"image": part(pairs)}, "group": {"image": 4}}
     message = refusal(instruct_config, capsys, monkeypatch, INSTRUCT)
-    assert "group gives image 4, its projector joins 2: leave it out of group" in message
+    assert "both group and projectors name image: leave it out of group" in message
 
 
 def test_a_projection_of_another_run_than_its_encoder_is_refused(

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from datamodules.modalities.bad_sample import BadSample
-from datamodules.modalities.build import build_modalities
 from datamodules.preparation.cleaning.filter import Filter, Reject
 from datamodules.sources.source import Sample
 
@@ -21,6 +20,9 @@ class RefusedByModality(Filter):
             raise ValueError(
                 f"modality is {self.modality}: expected class_path, such as my_lab.imu.Imu, and its init_args"
             )
+        # Here, since it imports torch, which prepare does without.
+        from datamodules.modalities.build import build_modalities
+
         self.built = build_modalities({"modality": self.modality})["modality"]
 
     def examine(self, sample: Sample) -> None:
