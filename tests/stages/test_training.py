@@ -215,9 +215,7 @@ class Plain(Align):
 
 
 if __name__ == "__main__":
-    from commands import fit, refusal, stop_in_step, weights, written
-
-from stages.cli import run
+    from stages.cli import run
 
     run("plain.Plain")
 """
