@@ -25,18 +25,30 @@ class Sampling:
     """Only the likeliest so many are drawn from; 0 leaves all."""
     seed: int = 0
     """Of the draw; the state of torch's own generators is left as it was."""
+    guidance: float = 1.0
+    """How far to go from what the model says of no prompt to what it says of this one, and beyond: 1 is the model
+    as it is, above 1 keeps closer to the prompt and draws with less variety."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf") or self.top_k < 0:
             raise ValueError(
                 f"temperature is {self.temperature} and top_k {self.top_k}: expected 0 or more, both"
             )
+        if not 0 < self.guidance < float("inf"):
+            raise ValueError(f"guidance is {self.guidance}: expected above 0, such as 1 (none) or 3")
 
     def flags(self) -> dict[str, Any]:
-        """Return what transformers' `generate` takes for it."""
+        """Return what transformers' `generate` takes for it.
+
+        Guidance is classifier-free (arXiv:2306.17806, eq. 7, on log-probabilities): its second prompt is the last
+        token of the first, the mark that a modality begins with, and so what follows is as the sequences have it
+        that start with that modality.
+        """
+        guidance = {} if self.guidance == 1 else {"guidance_scale": self.guidance}
         if not self.temperature:
-            return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.temperature, "top_k": self.top_k, "top_p": 1.0}
+            return {"do_sample": False, **guidance}
+        drawn = {"do_sample": True, "temperature": self.temperature, "top_k": self.top_k, "top_p": 1.0}
+        return {**drawn, **guidance}
 
 
 class Unified(nn.Module):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.cli import write_json
 from stages.demo.pipeline import ROOT, Step, run_together
-from stages.demo.scenes import COLOURS, DIGITS, THINGS, Scene, parse
+from stages.demo.scenes import COLOURS, DIGITS, THINGS, Scene, Thing, draw_scene, parse
 from stages.demo.sheet import write_sheet
+from stages.demo.splits import make_splits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from modules.unified import Sampling, Unified
 
 STEPS = (
+    Step("drawings", "stages.demo drawings --out runs/demo/drawings", "drawings/made.json"),
+    Step(
+        "prepare drawings",
+        "stages.prepare --config configs/prepare/drawings.yaml",
+        "drawn-shards/drawings-train/manifest.json",
+    ),
     Step(
         "image tokenizer",
         "stages.pretrain fit --config configs/pretrain/image_tokenizer.yaml",
@@ -33,7 +40,7 @@ SHOWN = (
 """Texts on the sheet."""
 
 
-def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
+def draw(count: int = 10, temperature: float = 0.8, guidance: float = 3.0, seed: int = 0) -> None:
     """Train the demo's model of words and image tokens, and measure what it draws and says.
 
     Needs what `python -m stages.demo run` leaves. Goes on where an earlier run stopped. Leaves metrics.json and
@@ -42,6 +49,7 @@ def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
     Args:
         count: Pictures of each of the 60 combinations of colour and digit.
         temperature: At which units of pictures are drawn.
+        guidance: How closely they keep to the text; 1 draws as the model says.
         seed: Of the draw.
 
     Raises:
@@ -59,14 +67,14 @@ def draw(count: int = 4, temperature: float = 0.8, seed: int = 0) -> None:
 
     unified = Unified.load(ROOT / "unify/parts")
     judge = Judge(Embedder.load(ROOT / "align/parts"))
-    sampling = Sampling(temperature, seed=seed)
-    held_out = set(json.loads((ROOT / "raw/made.json").read_text(encoding="utf-8"))["held_out"])
+    sampling = Sampling(temperature, seed=seed, guidance=guidance)
+    made = json.loads((ROOT / "raw/made.json").read_text(encoding="utf-8"))
     metrics = {
-        "drawn": _drawn(unified, judge, [str(thing) for thing in THINGS], count, sampling),
-        "drawn_held_out": _drawn(unified, judge, sorted(held_out), count, sampling),
+        **_on_single_things(unified, judge, count, sampling, made),
         **_on_test_scenes(unified, judge, sampling),
         "chance": {"digit": 1 / len(DIGITS), "colour": 1 / len(COLOURS), "both": 1 / len(THINGS)},
         "temperature": temperature,
+        "guidance": guidance,
         "seed": seed,
     }
     pictures = drawn_pictures(unified, [text for text in SHOWN for _ in range(3)], sampling)
@@ -120,13 +128,37 @@ def drawn_pictures(unified: "Unified", texts: Sequence[str], sampling: "Sampling
     return unified.draw({"text": text_inputs(unified.input_configs["text"], texts)}, sampling)
 
 
-def _drawn(
-    unified: "Unified", judge: Judge, things: Sequence[str], count: int, sampling: "Sampling"
-) -> dict[str, float]:
-    """Draw single things, and let aligned encoders say what they are."""
-    asked = [thing for thing in things for _ in range(count)]
-    seen = judge.things(drawn_pictures(unified, [f"a {thing}" for thing in asked], sampling))
-    return _recognised(asked, seen)
+def _on_single_things(
+    unified: "Unified", judge: Judge, count: int, sampling: "Sampling", made: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Let aligned encoders say what is on pictures of single things, `count` of each: on drawn ones, on real ones of
+    handwriting that training never saw, and on these as the tokenizer redraws them; and the same of the combinations
+    that training never saw."""
+    asked = [str(thing) for thing in THINGS for _ in range(count)]
+    real = real_pictures([thing for thing in THINGS for _ in range(count)], made["seed"], sampling.seed)
+    kinds = {
+        "drawn": drawn_pictures(unified, [f"a {thing}" for thing in asked], sampling),
+        "real_things": real,
+        "redrawn_things": unified.tokenizers["image"].pixels(unified.numbers("image", {"pixels": real})[0]),
+    }
+    scores = {}
+    for name, pixels in kinds.items():
+        pairs = list(zip(asked, judge.things(pixels), strict=True))
+        scores[name] = _recognised(*zip(*pairs, strict=True))
+        held_out = [pair for pair in pairs if pair[0] in made["held_out"]]
+        scores[f"{name}_held_out"] = _recognised(*zip(*held_out, strict=True))
+    return scores
+
+
+def real_pictures(things: Sequence[Thing], data_seed: int, seed: int) -> "Tensor":
+    """Return a picture of each thing (things, 3, height, width), uint8, of the test split's handwriting."""
+    import numpy as np
+    import torch
+
+    split, rng = make_splits(data_seed)["test"], np.random.default_rng(seed)
+    scenes = [Scene((thing,)) for thing in things]
+    pictures = [np.asarray(draw_scene(scene, split.sample_scans(scene, rng), rng)) for scene in scenes]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def _recognised(asked: Sequence[str], seen: Sequence[str]) -> dict[str, float]:
@@ -219,16 +251,20 @@ def table(metrics: Mapping[str, Any]) -> str:
     names = {
         "drawn": "drawn from `a red seven`, 60 combinations",
         "drawn_held_out": "  of these, the 10 never seen in training",
+        "redrawn_things": "real pictures of these, through the tokenizer",
+        "redrawn_things_held_out": "  of these, the 10 never seen in training",
+        "real_things": "real pictures of these, as they are",
+        "real_things_held_out": "  of these, the 10 never seen in training",
         "drawn_scenes": "drawn from test captions",
         "redrawn": "test pictures, through the tokenizer",
         "real": "test pictures as they are",
         "said": "captions of test pictures",
         "chance": "chance",
     }
-    lines = [f"{'':<44}{'digit':>8}{'colour':>8}{'both':>8}{'exact':>8}{'R@1':>8}"]
+    lines = [f"{'':<46}{'digit':>8}{'colour':>8}{'both':>8}{'exact':>8}{'R@1':>8}"]
     for name, label in names.items():
         scores = metrics[name]
         cells = [scores.get(key) for key in ("digit", "colour", "both", "exact", "recall_at_1")]
         shown = "".join(f"{'' if cell is None else f'{100 * cell:.1f} %':>8}" for cell in cells)
-        lines.append(f"{label:<44}{shown}")
+        lines.append(f"{label:<46}{shown}")
     return "\n".join(lines)

@@ -43,7 +43,7 @@ def make(out: Path, seed: int = 0, scale: float = 1.0, num_workers: int = 0) -> 
             f"Found scale {scale}, seed {seed} and num_workers {num_workers}; "
             "expected a scale above 0 and up to 100, the others 0 or more."
         )
-    if is_made(out, seed, scale):
+    if is_made(out, {"version": VERSION, "seed": seed, "scale": scale}):
         return
     splits = make_splits(seed)
     plan = make_plan(splits, seed, scale)
@@ -59,15 +59,14 @@ def make(out: Path, seed: int = 0, scale: float = 1.0, num_workers: int = 0) -> 
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def is_made(out: Path, seed: int, scale: float) -> bool:
-    """Whether `out` holds this very data; false if there is nothing.
+def is_made(out: Path, asked: dict[str, float]) -> bool:
+    """Whether `out` holds the very data that is asked for; false if there is nothing.
 
     Raises:
         ValueError: it holds something else.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    asked = {"version": VERSION, "seed": seed, "scale": scale}
     found = json.loads((out / MADE).read_text()) if (out / MADE).is_file() else {}
     if {key: found.get(key) for key in asked} == asked:
         return True

@@ -20,6 +20,7 @@ def draw(
     count: int = 1,
     temperature: float = 1.0,
     top_k: int = 0,
+    guidance: float = 1.0,
     seed: int = 0,
     allow: list[str] | None = None,
 ) -> None:
@@ -32,6 +33,7 @@ def draw(
         count: How many pictures.
         temperature: Below 1 the likely becomes likelier; 0 draws the likeliest, always the same.
         top_k: Draw each unit from the likeliest so many; 0 from all.
+        guidance: Above 1 keeps closer to the text, with less variety; 1 draws as the model says.
         seed: Another one draws other pictures.
         allow: Packages outside this project whose classes a part may name.
 
@@ -47,7 +49,7 @@ def draw(
         raise ValueError(f"count is {count}: expected from 1 to {MAX_PICTURES}")
     if out.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{out} has no suffix of a picture format: expected one such as .png")
-    sampling = Sampling(temperature, top_k, seed)
+    sampling = Sampling(temperature, top_k, seed, guidance)
     unified = Unified.load(parts, allow)
     inputs = _text_inputs(unified, text)
     repeated = {name: tensor.expand(count, -1) for name, tensor in inputs.items()}

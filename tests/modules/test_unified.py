@@ -141,6 +141,37 @@ def test_greedy_words_are_those_of_a_model_that_reads_all_anew_each_time(unified
         ids, mask = torch.cat([ids, chosen[:, None]], 1), torch.nn.functional.pad(mask, (0, 1), value=True)
 
 
+def test_guided_units_are_those_of_two_models_that_read_all_anew_each_time(unified, texts):
+    model, vocabulary = unified.language_model, unified.language_model.vocabulary
+    drawn = unified.generate(texts, "image", sampling=Sampling(temperature=0, guidance=3.0))
+    banned = vocabulary.others("image", with_end=False)
+    begin = vocabulary.begin("image", 3, torch.device("cpu"))
+
+    def log_probabilities(ids, mask):
+        features = model.language_model({"input_ids": ids, "attention_mask": mask}).features[:, -1]
+        return model.head(features).log_softmax(1)
+
+    ids, mask = joined([unified.segment("text", texts["text"]), begin])
+    alone, whole = begin
+    for step in range(4):
+        without = log_probabilities(alone, whole)
+        guided = without + 3.0 * (log_probabilities(ids, mask) - without)
+        guided[:, banned] = -torch.inf
+        chosen = guided.argmax(1)
+        assert chosen.tolist() == [int(row[step]) + vocabulary.spans["image"].first for row in drawn]
+        ids, alone = torch.cat([ids, chosen[:, None]], 1), torch.cat([alone, chosen[:, None]], 1)
+        mask, whole = (torch.nn.functional.pad(each, (0, 1), value=True) for each in (mask, whole))
+
+
+def test_guidance_of_one_is_the_model_as_it_is(unified, texts):
+    plain, guided, closer = (
+        unified.generate(texts, "image", sampling=Sampling(seed=1, guidance=guidance))
+        for guidance in (1.0, 1.0 + 1e-9, 50.0)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(plain, guided, strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(plain, closer, strict=True))
+
+
 def test_padding_and_other_rows_do_not_change_what_is_drawn(unified, texts):
     together = unified.generate(texts, "image", sampling=Sampling(temperature=0))
     for row in range(3):
@@ -217,3 +248,5 @@ def test_what_is_not_known_or_too_long_is_refused(unified, pictures, tokenizer_p
         short.caption(pictures)
     with pytest.raises(ValueError, match="temperature is -1"):
         Sampling(temperature=-1)
+    with pytest.raises(ValueError, match="guidance is 0"):
+        Sampling(guidance=0)

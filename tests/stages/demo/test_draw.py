@@ -7,7 +7,7 @@ import torch
 import yaml
 from PIL import Image
 
-from stages.demo.draw import SHOWN, STEPS, _recognised, _said, draw, table
+from stages.demo.draw import SHOWN, STEPS, _recognised, _said, draw, real_pictures, table
 from stages.demo.scenes import THINGS, parse
 from stages.demo.sheet import TILE, write_sheet
 
@@ -43,16 +43,38 @@ def test_what_the_sheet_asks_for_are_texts_of_the_scenes():
     assert all(parse(text).things for text in SHOWN) and len(set(SHOWN)) == len(SHOWN)
 
 
-def test_steps_run_configs_that_leave_what_says_they_are_done():
+def test_steps_run_what_leaves_the_file_that_says_they_are_done():
     for step in STEPS:
-        config = yaml.safe_load((ROOT / step.arguments.split("--config ")[1]).read_text())
-        assert f"{config['run_dir']}/metrics.json" == f"runs/demo/{step.done}"
+        _, config, path = step.arguments.partition("--config ")
+        content = yaml.safe_load((ROOT / path).read_text()) if config else {}
+        folder = content.get("run_dir") or content.get("out") or step.arguments.partition("--out ")[2]
+        assert f"runs/demo/{step.done}".startswith(f"{folder}/")
+        for name in content.get("sets", {}):
+            assert f"{folder}/{name}/manifest.json" == f"runs/demo/{step.done}"
+
+
+def test_what_the_steps_train_on_is_what_the_steps_before_left_or_the_demo_has():
+    made = {Path("runs/demo", step.done).parent.as_posix() for step in STEPS}
+    sets = {f"runs/demo/shards/{name}" for name in yaml.safe_load(PREPARED.read_text())["sets"]}
+    content = yaml.safe_load((ROOT / "configs/unify/scenes.yaml").read_text())
+    assert set(content["data"]["train"]) <= made | sets
+
+
+PREPARED = ROOT / "configs/prepare/spoken_scenes.yaml"
+
+
+def test_real_pictures_are_of_the_things_asked_for_and_the_same_every_time():
+    pictures = real_pictures(THINGS[:3], data_seed=0, seed=1)
+    assert pictures.shape == (3, 3, 64, 64) and pictures.dtype == torch.uint8
+    assert torch.equal(pictures, real_pictures(THINGS[:3], data_seed=0, seed=1))
+    assert not torch.equal(pictures, real_pictures(THINGS[:3], data_seed=0, seed=2))
 
 
 def test_the_table_has_chance_beside_what_was_reached():
     scores = {"digit": 0.9, "colour": 1.0, "both": 0.9, "recall_at_1": 0.5}
     said = {"exact": 0.25, "digit": 0.5, "colour": 0.5}
-    names = ("drawn", "drawn_held_out", "drawn_scenes", "redrawn", "real")
+    things = ("drawn", "real_things", "redrawn_things")
+    names = (*things, *(f"{name}_held_out" for name in things), "drawn_scenes", "redrawn", "real")
     metrics = dict.fromkeys(names, scores) | {"said": said}
     text = table({**metrics, "chance": {"digit": 0.1, "colour": 1 / 6, "both": 1 / len(THINGS)}})
     assert "90.0 %" in text and text.splitlines()[-1].split() == [
