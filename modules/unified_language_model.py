@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from modules.language_model import LanguageModel
 from modules.parts import Part, within
@@ -75,6 +76,26 @@ class UnifiedLanguageModel(Part):
     def head(self) -> nn.Module:
         """The output layer: features (…, dim) to logits (…, ids)."""
         return self.language_model.head
+
+    @torch.no_grad()
+    def begin_as(self, modality: str, codebook: Tensor) -> None:
+        """Let the embeddings of a modality's units begin as far from one another as the entries of its codebook lie.
+
+        A random projection of the entries (Johnson and Lindenstrauss: distances stay, nearly), as large as the
+        embeddings of text, is added to them; so what is learned of a unit holds for those like it from the first step.
+
+        Args:
+            modality: one of `units`.
+            codebook: where each entry lies (units, width).
+        """
+        span = self.vocabulary.spans[modality]
+        embeddings = self.language_model.model.get_input_embeddings().weight
+        width = codebook.shape[1]
+        entries = (codebook - codebook.mean(0)).to(embeddings)
+        entries = entries / entries.square().mean().sqrt().clamp(min=1e-6)
+        projection = torch.randn(width, embeddings.shape[1]).to(embeddings) / width**0.5
+        size = embeddings[: self.text_size].std()
+        embeddings[span.first : span.first + span.count] += size * entries @ projection
 
     def longest(self, modality: str) -> int:
         """Return how many ids a modality takes at most, its marks included."""

@@ -22,3 +22,7 @@ class DiscreteEncoder(Encoder):
     @abstractmethod
     def units(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return each token's entry (rows, tokens), int64 from 0 to below `num_units`, 0 where padded, and the mask."""
+
+    def codebook(self) -> Tensor | None:
+        """Return where each entry lies among the others (num_units, width), float; None where that is not known."""
+        return None

@@ -89,6 +89,9 @@ class DiscreteUnits(DiscreteEncoder):
         self.centroids.copy_(torch.from_numpy(clusters.cluster_centers_))
         return float(clusters.inertia_) / len(features)
 
+    def codebook(self) -> Tensor:
+        return self.centroids
+
     @torch.no_grad()
     def units(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the number of each token's cluster (rows, tokens), int64, 0 where padded, and the mask.

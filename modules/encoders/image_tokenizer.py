@@ -109,6 +109,11 @@ class ImageTokenizer(DiscreteEncoder):
         numbers = self._quantised(inputs)[1].long()
         return numbers, torch.ones_like(numbers, dtype=torch.bool)
 
+    def codebook(self) -> Tensor:
+        return self.quantizer.indices_to_codes(
+            torch.arange(self.num_units, device=next(self.parameters()).device)
+        )
+
     def unit_of(self, features: Tensor) -> Tensor:
         """Return the symbols (rows, patches) of the features that `forward` returned."""
         return self.quantizer.codes_to_indices(features).long()

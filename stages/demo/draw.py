@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.cli import write_json
+from stages.demo.drawings import draw_thing
 from stages.demo.pipeline import ROOT, Step, run_together
-from stages.demo.scenes import COLOURS, DIGITS, THINGS, Scene, Thing, draw_scene, parse
+from stages.demo.scenes import COLOURS, DIGITS, THINGS, Scene, Thing, parse
 from stages.demo.sheet import write_sheet
 from stages.demo.splits import make_splits
 
@@ -156,8 +157,7 @@ def real_pictures(things: Sequence[Thing], data_seed: int, seed: int) -> "Tensor
     import torch
 
     split, rng = make_splits(data_seed)["test"], np.random.default_rng(seed)
-    scenes = [Scene((thing,)) for thing in things]
-    pictures = [np.asarray(draw_scene(scene, split.sample_scans(scene, rng), rng)) for scene in scenes]
+    pictures = [np.asarray(draw_thing(thing, split, rng)) for thing in things]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 

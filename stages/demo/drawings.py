@@ -4,14 +4,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from stages.demo.plan import generator
-from stages.demo.scenes import Scene, draw_scene
+from stages.demo.scenes import SIZE, Scene, Thing, draw_things
 from stages.demo.splits import Split, make_splits
 from stages.demo.spoken_scenes import MADE, is_made, write_json
 
 
 def drawings(out: Path, number: int = 8000, seed: int = 0) -> None:
-    """Draw single digits, each with its caption beside it: `000123.jpg` and `000123.txt`.
+    """Draw single digits on a plain ground, each with its caption beside it: `000123.png` and `000123.txt`.
 
     They are of training's handwriting and of the combinations of colour and digit that training has, every
     combination as often as any other, give or take one. The same seed gives the same files. A finished folder is
@@ -45,8 +48,19 @@ def drawings(out: Path, number: int = 8000, seed: int = 0) -> None:
 
 def write_drawing(stem: Path, split: Split, index: int, seed: int) -> None:
     """Write one picture, which its index decides, and its caption."""
-    scene = Scene((split.things[index % len(split.things)],))
-    rng = generator(seed, f"drawings/{split.name}/{index:06}")
-    picture = draw_scene(scene, split.sample_scans(scene, rng), rng)
-    picture.save(stem.with_suffix(".jpg"), quality=92, subsampling=0)
-    stem.with_suffix(".txt").write_text(scene.caption + "\n", encoding="utf-8")
+    thing = split.things[index % len(split.things)]
+    picture = draw_thing(thing, split, generator(seed, f"drawings/{split.name}/{index:06}"))
+    picture.save(stem.with_suffix(".png"))
+    stem.with_suffix(".txt").write_text(Scene((thing,)).caption + "\n", encoding="utf-8")
+
+
+def draw_thing(thing: Thing, split: Split, rng: np.random.Generator) -> Image.Image:
+    """Draw one thing by handwriting of a split: in the middle, give or take a pixel, on a dark ground of one colour.
+
+    A textured ground and a free place, as scenes have, leave most of a picture's symbols to chance: what a caption says
+    of the digit is then too little of the loss to be learned in minutes.
+    """
+    scene = Scene((thing,))
+    ground = np.broadcast_to(rng.uniform(20, 60, 3), (SIZE, SIZE, 3))
+    places = SIZE / 2 + rng.uniform(-1, 1, (1, 2)), rng.uniform(22, 26, 1)
+    return draw_things(ground, scene, split.sample_scans(scene, rng), places, rng)

@@ -67,8 +67,19 @@ def parse(caption: str) -> Scene:
 
 def draw_scene(scene: Scene, scans: list[np.ndarray], rng: np.random.Generator) -> Image.Image:
     """Draw a scene on a dark textured ground, one scan (8, 8) in [0, 1] for each of its things."""
-    canvas = draw_ground(rng)
-    for thing, scan, (x, y), size in zip(scene.things, scans, *place(scene, rng), strict=True):
+    return draw_things(draw_ground(rng), scene, scans, place(scene, rng), rng)
+
+
+def draw_things(
+    ground: np.ndarray,
+    scene: Scene,
+    scans: list[np.ndarray],
+    places: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+) -> Image.Image:
+    """Draw a scene's things on a ground (64, 64, 3), at places as `place` returns them."""
+    canvas = ground
+    for thing, scan, (x, y), size in zip(scene.things, scans, *places, strict=True):
         ink = np.array(COLOURS[thing.colour]) + rng.uniform(-10, 10, 3)
         opacity = handwriting(scan, x, y, size, rng)[..., None]
         canvas = canvas * (1 - opacity) + ink * opacity

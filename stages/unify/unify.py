@@ -144,7 +144,11 @@ def _grown(
             f"max_units names {', '.join(sorted(clash))}, whose tokenizer makes a fixed number: leave it out"
         )
     units = {name: part.num_units for name, part in found.items()}
-    return UnifiedLanguageModel(language_model, units, {**fixed, **max_units})
+    grown = UnifiedLanguageModel(language_model, units, {**fixed, **max_units})
+    for name, part in found.items():
+        if (codebook := part.codebook()) is not None:
+            grown.begin_as(name, codebook)
+    return grown
 
 
 def _common(rows: list[Tensor], size: int) -> list[Tensor]:

@@ -88,6 +88,30 @@ def test_growing_leaves_what_is_known_of_text_as_it_was(config, tokenizer_path, 
     assert torch.equal(after[..., :size], before)
 
 
+def test_units_begin_as_near_one_another_as_their_codes_and_text_stays(unified):
+    model, span = unified.language_model, unified.language_model.vocabulary.spans["image"]
+    embeddings = model.language_model.model.get_input_embeddings().weight
+    before = embeddings.detach().clone()
+    codebook = torch.linspace(-1, 1, 9)[:, None]
+    model.begin_as("image", codebook)
+    here = slice(span.first, span.first + span.count)
+    moved = (embeddings - before).detach()
+    assert moved[here].std() == pytest.approx(float(before[: model.text_size].std()), rel=0.6)
+    moved[here] = 0
+    assert not moved.any()
+    distances = torch.pdist(embeddings[here].detach()), torch.pdist(codebook)
+    assert torch.corrcoef(torch.stack(distances))[0, 1] > 0.9
+    model.begin_as("image", torch.zeros(9, 2))  # entries that nobody has found yet
+    assert embeddings.isfinite().all()
+
+
+def test_a_picture_tokenizer_says_where_its_units_lie():
+    tokenizer = image_tokenizer()
+    pictures = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    units, _ = tokenizer.units({"pixels": pictures})
+    assert torch.allclose(tokenizer.codebook()[units], tokenizer({"pixels": pictures}).features, atol=1e-6)
+
+
 def test_a_part_that_was_handed_over_says_the_same_to_the_last_digit(unified, tmp_path, texts, pictures):
     parts.save(unified.language_model, tmp_path / "language_model")
     parts.save(unified.tokenizers["image"], tmp_path / "tokenizers.image")

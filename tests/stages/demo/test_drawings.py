@@ -28,17 +28,17 @@ def test_every_picture_has_a_caption_of_one_thing_and_each_combination_of_traini
     assert {len(each) for each in things} == {1} and set(counts.values()) == {2}
     assert set(counts) == set(splits["train"].things)
     assert not set(counts) & set(splits["test"].held_out)
-    assert {file.stem for file in made.glob("*.txt")} == {file.stem for file in made.glob("*.jpg")}
+    assert {file.stem for file in made.glob("*.txt")} == {file.stem for file in made.glob("*.png")}
 
 
 def test_handwriting_is_of_training_alone(tmp_path, monkeypatch):
-    used, draw_scene = [], module.draw_scene
+    used, draw_things = [], module.draw_things
 
-    def watched(scene, scans, rng):
+    def watched(ground, scene, scans, *rest):
         used.extend(scans)
-        return draw_scene(scene, scans, rng)
+        return draw_things(ground, scene, scans, *rest)
 
-    monkeypatch.setattr(module, "draw_scene", watched)
+    monkeypatch.setattr(module, "draw_things", watched)
     drawings(tmp_path / "drawings", number=60)
     known = {scan.tobytes() for scans in make_splits(0)["train"].scans.values() for scan in scans}
     assert len(used) == 60 and {scan.tobytes() for scan in used} <= known
