@@ -41,7 +41,7 @@ SHOWN = (
 """Texts on the sheet."""
 
 
-def draw(count: int = 10, temperature: float = 0.8, guidance: float = 3.0, seed: int = 0) -> None:
+def draw(count: int = 10, temperature: float = 0.6, guidance: float = 2.0, seed: int = 0) -> None:
     """Train the demo's model of words and image tokens, and measure what it draws and says.
 
     Needs what `python -m stages.demo run` leaves. Goes on where an earlier run stopped. Leaves metrics.json and
