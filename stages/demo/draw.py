@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.cli import write_json
@@ -39,6 +40,8 @@ SHOWN = (
     "a yellow one above a blue seven",
 )
 """Texts on the sheet."""
+INKED = 4
+"""Patches across and down in the middle, where a single digit is."""
 
 
 def draw(count: int = 10, temperature: float = 0.6, guidance: float = 2.0, seed: int = 0) -> None:
@@ -72,6 +75,7 @@ def draw(count: int = 10, temperature: float = 0.6, guidance: float = 2.0, seed:
     made = json.loads((ROOT / "raw/made.json").read_text(encoding="utf-8"))
     metrics = {
         **_on_single_things(unified, judge, count, sampling, made),
+        "copied": _copied(unified, count, sampling, made["seed"]),
         **_on_test_scenes(unified, judge, sampling),
         "chance": {"digit": 1 / len(DIGITS), "colour": 1 / len(COLOURS), "both": 1 / len(THINGS)},
         "temperature": temperature,
@@ -151,6 +155,27 @@ def _on_single_things(
     return scores
 
 
+def _copied(unified: "Unified", count: int, sampling: "Sampling", data_seed: int) -> dict[str, float]:
+    """Say how much of a drawn digit is found in one picture that was learned from, beside real ones of handwriting
+    that training never saw: the share of the symbols in the middle, and how many have all of them."""
+    import torch
+
+    from stages.demo.copies import middle, nearest_share
+
+    things = [thing for thing in THINGS for _ in range(count)]
+    batches = _batches(unified, ROOT / "drawn-shards/drawings-train")
+    known = torch.cat([unified.numbers("image", batch.inputs["image"])[0] for batch in batches])
+    real = unified.numbers("image", {"pixels": real_pictures(things, data_seed, sampling.seed)})[0]
+    texts = text_inputs(unified.input_configs["text"], [f"a {thing}" for thing in things])
+    drawn = torch.stack(unified.generate({"text": texts}, "image", sampling=sampling))
+    found = {}
+    for name, units in (("drawn", drawn), ("real", real)):
+        shares = nearest_share(middle(units, INKED), middle(known, INKED))
+        found[f"{name}_nearest"] = shares.mean().item()
+        found[f"{name}_whole"] = (shares == 1).float().mean().item()
+    return found
+
+
 def real_pictures(things: Sequence[Thing], data_seed: int, seed: int) -> "Tensor":
     """Return a picture of each thing (things, 3, height, width), uint8, of the test split's handwriting."""
     import numpy as np
@@ -178,7 +203,7 @@ def _on_test_scenes(unified: "Unified", judge: Judge, sampling: "Sampling") -> d
 
     pixels, redrawn, drawn, captions = [], [], [], []
     said: list[tuple[str, str]] = []
-    for batch in _test_batches(unified):
+    for batch in _batches(unified, ROOT / "shards/scenes-test"):
         real = batch.inputs["image"]["pixels"]
         texts = _texts(unified, batch)
         pixels.append(real)
@@ -202,12 +227,12 @@ def _on_test_scenes(unified: "Unified", judge: Judge, sampling: "Sampling") -> d
     }
 
 
-def _test_batches(unified: "Unified") -> Iterator["Batch"]:
+def _batches(unified: "Unified", shards: Path) -> Iterator["Batch"]:
     from datamodules.modalities.build import build_modalities
     from datamodules.stream import batches
 
     modalities = build_modalities(unified.input_configs)
-    return batches(ROOT / "shards/scenes-test", modalities, 50, require=list(modalities))
+    return batches(shards, modalities, 50, require=list(modalities))
 
 
 def _texts(unified: "Unified", batch: "Batch") -> list[str]:
@@ -267,4 +292,10 @@ def table(metrics: Mapping[str, Any]) -> str:
         cells = [scores.get(key) for key in ("digit", "colour", "both", "exact", "recall_at_1")]
         shown = "".join(f"{'' if cell is None else f'{100 * cell:.1f} %':>8}" for cell in cells)
         lines.append(f"{label:<46}{shown}")
+    copied = metrics["copied"]
+    lines += [
+        f"symbols of a digit that one training picture has: drawn {100 * copied['drawn_nearest']:.1f} %, "
+        f"real of unseen handwriting {100 * copied['real_nearest']:.1f} %; "
+        f"all of them: {100 * copied['drawn_whole']:.1f} %, {100 * copied['real_whole']:.1f} %"
+    ]
     return "\n".join(lines)

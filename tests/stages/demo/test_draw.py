@@ -75,9 +75,10 @@ def test_the_table_has_chance_beside_what_was_reached():
     said = {"exact": 0.25, "digit": 0.5, "colour": 0.5}
     things = ("drawn", "real_things", "redrawn_things")
     names = (*things, *(f"{name}_held_out" for name in things), "drawn_scenes", "redrawn", "real")
-    metrics = dict.fromkeys(names, scores) | {"said": said}
+    copied = {"drawn_nearest": 0.6, "real_nearest": 0.5, "drawn_whole": 0.0, "real_whole": 0.0}
+    metrics = dict.fromkeys(names, scores) | {"said": said, "copied": copied}
     text = table({**metrics, "chance": {"digit": 0.1, "colour": 1 / 6, "both": 1 / len(THINGS)}})
-    assert "90.0 %" in text and text.splitlines()[-1].split() == [
+    assert "90.0 %" in text and text.splitlines()[-2].split() == [
         "chance",
         "10.0",
         "%",
