@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.cli import write_json
 from stages.demo.drawings import draw_thing
+from stages.demo.judge import Judge, text_inputs
 from stages.demo.pipeline import ROOT, Step, run_together
 from stages.demo.scenes import COLOURS, DIGITS, THINGS, Scene, Thing, parse
 from stages.demo.sheet import write_sheet
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from datamodules.batch import Batch
-    from modules.embedder import Embedder
     from modules.unified import Sampling, Unified
 
 STEPS = (
@@ -88,46 +87,6 @@ def draw(count: int = 10, temperature: float = 0.6, guidance: float = 2.0, seed:
     print("\n" + table(metrics) + f"\n\n{ROOT / 'draw/sheet.webp'}")
 
 
-@dataclass(frozen=True)
-class Judge:
-    """What aligned encoders see in pictures of one thing: the nearest of 60 descriptions."""
-
-    embedder: "Embedder"
-
-    def things(self, pixels: "Tensor") -> list[str]:
-        """Return a thing, such as `red seven`, for each picture (rows, 3, height, width)."""
-        texts = [f"a {thing}" for thing in THINGS]
-        nearest = (self.pictures(pixels) @ self.texts(texts).T).argmax(1)
-        return [str(THINGS[number]) for number in nearest.tolist()]
-
-    def retrieved(self, pixels: "Tensor", texts: Sequence[str]) -> float:
-        """Return how often picture i is nearer to text i than to any other."""
-        nearest = (self.pictures(pixels) @ self.texts(texts).T).argmax(1)
-        right = [texts[found] == texts[row] for row, found in enumerate(nearest.tolist())]
-        return sum(right) / len(right)
-
-    def pictures(self, pixels: "Tensor") -> "Tensor":
-        """Embed pictures."""
-        return self._embed("image", {"pixels": pixels})
-
-    def texts(self, texts: Sequence[str]) -> "Tensor":
-        """Embed texts."""
-        return self._embed("text", text_inputs(self.embedder.input_configs["text"], texts))
-
-    def _embed(self, modality: str, inputs: Mapping[str, "Tensor"]) -> "Tensor":
-        import torch
-
-        with torch.inference_mode():
-            return self.embedder.embed(modality, inputs)
-
-
-def text_inputs(config: Mapping[str, Any], texts: Sequence[str]) -> dict[str, "Tensor"]:
-    """Return the Inputs of texts."""
-    from datamodules.modalities.build import build_modalities
-
-    return build_modalities({"text": config})["text"].collate(list(texts))
-
-
 def drawn_pictures(unified: "Unified", texts: Sequence[str], sampling: "Sampling") -> "Tensor":
     """Draw each text once: (texts, 3, height, width), uint8."""
     return unified.draw({"text": text_inputs(unified.input_configs["text"], texts)}, sampling)
@@ -146,7 +105,8 @@ def _on_single_things(
         "real_things": real,
         "redrawn_things": unified.tokenizers["image"].pixels(unified.numbers("image", {"pixels": real})[0]),
     }
-    scores = {}
+    said = unified.caption({"image": {"pixels": real}})
+    scores = {"said_things": _said([(f"a {thing}", text) for thing, text in zip(asked, said, strict=True)])}
     for name, pixels in kinds.items():
         pairs = list(zip(asked, judge.things(pixels), strict=True))
         scores[name] = _recognised(*zip(*pairs, strict=True))
@@ -283,6 +243,7 @@ def table(metrics: Mapping[str, Any]) -> str:
         "drawn_scenes": "drawn from test captions",
         "redrawn": "test pictures, through the tokenizer",
         "real": "test pictures as they are",
+        "said_things": "captions of real pictures of single things",
         "said": "captions of test pictures",
         "chance": "chance",
     }

@@ -76,7 +76,7 @@ def test_the_table_has_chance_beside_what_was_reached():
     things = ("drawn", "real_things", "redrawn_things")
     names = (*things, *(f"{name}_held_out" for name in things), "drawn_scenes", "redrawn", "real")
     copied = {"drawn_nearest": 0.6, "real_nearest": 0.5, "drawn_whole": 0.0, "real_whole": 0.0}
-    metrics = dict.fromkeys(names, scores) | {"said": said, "copied": copied}
+    metrics = dict.fromkeys(names, scores) | {"said": said, "said_things": said, "copied": copied}
     text = table({**metrics, "chance": {"digit": 0.1, "colour": 1 / 6, "both": 1 / len(THINGS)}})
     assert "90.0 %" in text and text.splitlines()[-2].split() == [
         "chance",
