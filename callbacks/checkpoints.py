@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from callbacks import checkpoint_file as files
-from modules.collectives import world
+from modules.collectives import all_ranks
 
 OWNER = ".owner"
 BEST = "best.ckpt"
@@ -208,7 +208,7 @@ class Checkpoints(Callback):
 
     def _publish_shards(self, temporary: Path, path: Path, is_best: bool) -> None:
         """Share the reading of what all ranks wrote, then give it its name."""
-        rank, world_size = world()
+        rank, world_size = all_ranks()
         for file in files.files_of(temporary)[rank::world_size]:
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())

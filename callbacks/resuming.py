@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from callbacks import checkpoint_file as files
 from callbacks.checkpoint_file import CheckpointError
-from modules.collectives import world
+from modules.collectives import all_ranks
 
 
 class Resuming(_CheckpointConnector):
@@ -93,7 +93,7 @@ class Resuming(_CheckpointConnector):
 
     def _what_is_wrong(self, path: Path) -> str | None:
         """Return why a checkpoint cannot be gone on from, the same on all ranks; None when it can."""
-        rank, world_size = world()
+        rank, world_size = all_ranks()
         is_folder = self.trainer.strategy.broadcast(path.is_dir())
         mine = None
         if is_folder or rank == 0:
