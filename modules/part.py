@@ -65,7 +65,7 @@ def class_path(module: Part) -> str:
     return f"{own.__module__}.{own.__qualname__}"
 
 
-def class_of(module: nn.Module) -> type[nn.Module]:
+def class_of(module: nn.Module) -> type:
     """Return the class that a module was built from; FSDP2 puts one of its own before it."""
     from torch.distributed.fsdp import FSDPModule
 
