@@ -93,6 +93,44 @@ class Shards:
             )
         return found
 
+    def optimizer(self, number: int) -> dict[str, Any]:
+        """Return an optimiser's groups, whose parameters are names, and below `state` what it keeps of each, unread.
+
+        Raises:
+            ShardsError: as `value` does.
+        """
+        groups: dict[int, dict[str, Any]] = {}
+        for path, value in self.below(f"optimizer_{number}.param_groups").items():
+            group, _, setting = path.partition(".")
+            groups.setdefault(int(group), {})[setting] = value
+        ordered = [groups[index] for index in sorted(groups)]
+        if not ordered or not all(isinstance(group.get("params"), list) for group in ordered):
+            raise ShardsError(f"it does not say which parameters optimiser {number} had")
+        return {"state": self.below(f"optimizer_{number}.state"), "param_groups": ordered}
+
+    def whole(self) -> dict[str, Any]:
+        """Return everything, as one file of Lightning's would hold it; optimiser states are by name.
+
+        Raises:
+            ShardsError: as `tensor` does.
+        """
+        found = self.rest()
+        found["state_dict"] = dict(self.below("state_dict"))
+        found["optimizer_states"], found["optimizer_groups"] = [], []
+        for number in range(self._num_optimizers()):
+            saved = self.optimizer(number)
+            state: dict[str, dict[str, Any]] = {}
+            for path, value in saved["state"].items():
+                name, _, entry = path.rpartition(".")
+                state.setdefault(name, {})[entry] = value
+            found["optimizer_states"].append({"state": state, "param_groups": saved["param_groups"]})
+            found["optimizer_groups"].append([group["params"] for group in saved["param_groups"]])
+        return found
+
+    def _num_optimizers(self) -> int:
+        heads = {name.partition(".")[0] for name in (*self.tensors, *self.values)}
+        return sum(1 for head in heads if head.startswith("optimizer_"))
+
     def below(self, prefix: str) -> "Below":
         """Return what is stored below a prefix, such as `state_dict`, by the names that follow it."""
         return Below(self, prefix + ".")
