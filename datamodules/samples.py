@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from datamodules.modalities.build import build_modalities
 from datamodules.modalities.target import check_targets
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.order import Order, Positions
-from datamodules.stream import SampleSet, SampleStream, Share
+from datamodules.stream import SampleSet, SampleStream, Share, end_workers
 
 MIN_BAD_SAMPLES = 20
 CACHE_DIR = "~/.cache/trivium/shards"
@@ -213,6 +214,7 @@ class SampleDataModule(LightningDataModule):
         return share
 
     def _loader(self, stream: SampleStream) -> DataLoader:
+        Finalize(None, end_workers, exitpriority=100)  # before those that await them
         return DataLoader(
             stream,
             batch_size=None,

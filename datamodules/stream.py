@@ -1,6 +1,7 @@
 """SampleStream: samples of shards as batches, from any position, for any number of ranks and workers."""
 
 import itertools
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -232,6 +233,16 @@ class SampleStream(IterableDataset):
                 places = self.order.span(first, first + mine).tolist()
                 yield self.samples.batch(places, begin + self.batch_size, rngs)
             begin += stride * self.batch_size
+
+
+def end_workers() -> None:
+    """Kill what is left of the workers: they hear no SIGTERM, by which Python ends and then awaits them at its exit.
+
+    A training that fails keeps its loader alive with the error's trace, and would never end.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def batches(

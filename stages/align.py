@@ -35,8 +35,6 @@ class Align(Stage):
         PartError: when a projection is of another run than its encoder.
     """
 
-    compares_samples = True
-
     def __init__(
         self,
         encoders: dict[str, Part],
@@ -76,6 +74,10 @@ class Align(Stage):
         if chunks < 1:
             raise ValueError(f"chunks is {chunks}, expected 1 or more")
         self.chunks = chunks
+
+    @property
+    def compares_samples(self) -> bool:
+        return self.objective.compares_samples
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:

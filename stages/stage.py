@@ -100,9 +100,6 @@ class Stage(LightningModule):
         lr_factors: name prefix -> factor of the learning rate; 0 freezes. The longest matching prefix wins.
     """
 
-    compares_samples = False
-    """Whether a sample's loss depends on the others of its batch, so that batches in turn are not one large batch."""
-
     def __init__(self, optim: Optim | None = None, lr_factors: dict[str, float] | None = None) -> None:
         super().__init__()
         self.optim = optim or Optim()
@@ -129,6 +126,11 @@ class Stage(LightningModule):
     def require(self) -> list[str]:
         """Modalities that every sample must have."""
         return []
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether a sample's loss depends on the others of its batch: batches in turn are then not one large batch."""
+        return False
 
     @property
     def chance(self) -> dict[str, float]:

@@ -170,8 +170,7 @@ class TrainingCLI(LightningCLI):
                     f"{self.run_dir} belongs to a run with another config ({'; '.join(differences[:5])}): "
                     "choose another --run_dir, or remove the folder to start anew"
                 )
-        elif self.run_dir.is_dir() and any(path.name != "logs" for path in self.run_dir.iterdir()):
-            # Logs alone are what a run leaves that was refused.
+        elif self.run_dir.is_dir() and not _is_left_over(self.run_dir):
             raise ValueError(
                 f"{self.run_dir} is not empty and holds no run (no config.yaml): choose another --run_dir"
             )
@@ -330,6 +329,12 @@ def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Say whether a folder holds no more than a run leaves that ended before its first step."""
+    others = [path for path in folder.iterdir() if path.name not in ("logs", "checkpoints")]
+    return not others and not any((folder / "checkpoints").glob("*.ckpt"))
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -33,9 +33,14 @@ class Aligned:
 class AlignmentObjective(nn.Module, ABC):
     """Judges how well the modalities of a sample belong together.
 
+    Attributes:
+        compares_samples: whether what a sample costs depends on the others of its batch.
+
     Raises:
         ValueError: `forward`, when the model has fewer than two modalities.
     """
+
+    compares_samples = True
 
     def forward(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return named scalar losses; zero, with its graph, for what the batch has no sample of."""

@@ -34,6 +34,8 @@ class Captioning(AlignmentObjective):
         FileNotFoundError: when the tokenizer is not there.
     """
 
+    compares_samples = False
+
     def __init__(
         self, widths: dict[str, int], config: dict[str, Any], tokenizer: str, text: str = "text"
     ) -> None:

@@ -31,6 +31,8 @@ class Completion(AlignmentObjective, Part):
             another width.
     """
 
+    compares_samples = False
+
     def __init__(self, modalities: list[str], dim: int, hidden: int = 512) -> None:
         super().__init__()
         if len(set(modalities)) < 2:

@@ -27,6 +27,8 @@ class TemporalAlignment(AlignmentObjective):
             model or its tokens are not as wide.
     """
 
+    compares_samples = False
+
     def __init__(self, widths: Mapping[str, int], dim: int, gamma: float = 0.1) -> None:
         super().__init__()
         if len(widths) != 2:

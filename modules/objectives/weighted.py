@@ -43,6 +43,10 @@ class Weighted(AlignmentObjective):
         self.objectives = nn.ModuleDict(objectives)
         self.register_buffer("weights", torch.tensor([weights.get(name, 1.0) for name in objectives]))
 
+    @property
+    def compares_samples(self) -> bool:  # type: ignore[override]
+        return any(objective.compares_samples for objective in self._each())
+
     def configure(self, widths: Mapping[str, int], dim: int) -> None:
         for objective in self._each():
             objective.configure(widths, dim)

@@ -1,5 +1,6 @@
 """Tiny encoders and a tiny tokenizer, built from configs: nothing is downloaded; and two ranks to compute on."""
 
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def _one_rank(rank: int, port: int, folder: str, make: Callable[[int], Any]) -> 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.save(make(rank), Path(folder) / f"{rank}.pt")
+    gc.collect()  # a replica that outlives the interpreter aborts the process
     dist.destroy_process_group()
 
 

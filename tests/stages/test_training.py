@@ -215,12 +215,37 @@ class Plain(Align):
 
 
 if __name__ == "__main__":
-    from commands import fit, refusal, stop_in_step, weights, written
-
-from stages.cli import run
+    from stages.cli import run
 
     run("plain.Plain")
 """
+
+
+FAILING = """
+from stages.align import Align
+
+
+class Failing(Align):
+    def on_validation_epoch_end(self):
+        raise RuntimeError("the fuse is blown")
+
+
+if __name__ == "__main__":
+    from stages.cli import run
+
+    run("failing.Failing")
+"""
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_ends_although_its_workers_hear_no_signal(config, tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    config["data"] |= {"val": config["data"]["train"], "num_workers": 1}
+    command = [sys.executable, str(tmp_path / "failing.py"), "fit", "--config", written(config)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "the fuse is blown" in ended.stderr
 
 
 @pytest.fixture

@@ -1,12 +1,7 @@
 """ImageTokenizer: pictures to symbols and back, by themselves alone, and the objective that trains it."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from modules import parts
 from modules.encoders.image_tokenizer import ImageTokenizer
@@ -117,39 +112,32 @@ def test_what_does_not_fit_is_refused(tokenizer, text_encoder):
         Reconstruction(text_encoder)
 
 
-def one_rank(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    tokenizer = ImageTokenizer(**SMALL)
-    objective = Reconstruction(tokenizer)
-    part = {"pixels": pictures()["pixels"][[slice(0, 1), slice(1, 3)][rank]]}  # one picture, and two
-    replica = torch.nn.parallel.DistributedDataParallel(Trained(tokenizer, objective))
-    replica(part).backward()
-    torch.save({name: p.grad for name, p in tokenizer.named_parameters()}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
 class Trained(torch.nn.Module):
-    def __init__(self, tokenizer, objective):
+    def __init__(self):
         super().__init__()
-        self.tokenizer, self.objective = tokenizer, objective
+        torch.manual_seed(0)
+        self.tokenizer = ImageTokenizer(**SMALL)
+        self.objective = Reconstruction(self.tokenizer)
 
     def forward(self, inputs):
         seen, target = self.objective.corrupt(inputs)
         return self.objective(self.tokenizer(seen), target)[0]["reconstruction"]
 
+    def gradients(self):
+        return {name: parameter.grad for name, parameter in self.tokenizer.named_parameters()}
 
-def test_the_gradient_on_two_ranks_is_that_of_the_whole_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_rank, (port, str(tmp_path)), nprocs=2)
-    torch.manual_seed(0)
-    tokenizer = ImageTokenizer(**SMALL)
-    Trained(tokenizer, Reconstruction(tokenizer))(pictures()).backward()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for name, parameter in tokenizer.named_parameters():
-            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+def on_a_rank(rank):
+    trained = Trained()
+    part = {"pixels": pictures()["pixels"][[slice(0, 1), slice(1, 3)][rank]]}  # one picture, and two
+    replica = torch.nn.parallel.DistributedDataParallel(trained)
+    replica(part).backward()
+    return trained.gradients()
+
+
+def test_the_gradient_on_two_ranks_is_that_of_the_whole_batch(on_two_ranks):
+    trained = Trained()
+    trained(pictures()).backward()
+    for found in on_two_ranks(on_a_rank):
+        for name, gradient in trained.gradients().items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
