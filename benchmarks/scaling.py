@@ -18,7 +18,8 @@ Overhead: the same stage, batch and optimiser in a loop of a dozen lines and und
 logger, bar and all other callbacks on, in turn within one process, on a model so small that little else is to be seen;
 by the clock and in CPU time, the better figure on a busy machine.
 
-The last line is one JSON object: `lightning_overhead_ms` and `lightning_overhead_cpu_ms`, and `runs` with a row for each strategy and number of ranks.
+The last line is one JSON object: `lightning_overhead_ms`, `lightning_overhead_cpu_ms`, and `runs` with a row for each
+strategy and number of ranks.
 """
 
 import argparse

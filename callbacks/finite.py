@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from callbacks import checkpoint_file as files
+from callbacks.logged_steps import is_logged_step
 from callbacks.signals import STOPPED
 from modules.collectives import all_ranks
 
@@ -87,7 +88,8 @@ class FiniteSteps(Callback):
             for parameter in parameters:
                 parameter.grad = None
             self._look(trainer, trainer.global_step + 1, torch.stack([bad, own]), self.keys)
-        pl_module.log("train/skipped_steps", float(self.skipped))
+        if is_logged_step(trainer):
+            pl_module.log("train/skipped_steps", float(self.skipped))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         while self.unread:
