@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from modules.collectives import world
+from modules.collectives import all_ranks
 
 
 class Agreement:
@@ -17,7 +17,7 @@ class Agreement:
     """
 
     def __init__(self, size: int) -> None:
-        self.is_alone = world()[1] == 1
+        self.is_alone = all_ranks()[1] == 1
         self.group = None if self.is_alone else dist.new_group(backend="gloo")
         self.pending = torch.zeros(size)
         self.work: dist.Work | None = None

@@ -21,6 +21,8 @@ CHECKSUM = ".sha256"
 BROKEN = ".broken"
 WRITING = ".writing-"
 LATEST = "latest.ckpt"
+LIGHTNING_CLI = "lightning.pytorch.cli.instantiate_module"
+"""What Lightning's own command line notes as the function that builds a model again; nothing here calls it."""
 _NAME = re.compile(r"(?:epoch=\d+-)?step[-=](\d+)\.ckpt|last\.ckpt")  # ours, and Lightning's own
 _BLOCK_BYTES = 1 << 22
 
@@ -245,6 +247,11 @@ def _check_state(content: Any) -> None:
     step = content.get("global_step")
     if not isinstance(step, int) or step < 0:
         raise CheckpointError(f"its global_step is {step!r}, expected a number of steps")
+    code = (content.get("hyper_parameters") or {}).get("_instantiator", LIGHTNING_CLI)
+    if code != LIGHTNING_CLI:
+        raise CheckpointError(
+            f"its hyper_parameters ask for {code!r} to be called: it may run a stranger's code"
+        )
     optimizers = content.get("optimizer_states")
     if not isinstance(optimizers, list) or not optimizers:
         raise CheckpointError("it holds no optimiser state: it cannot be gone on from")

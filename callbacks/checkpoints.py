@@ -17,7 +17,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from callbacks import checkpoint_file as files
-from modules.collectives import world
+from modules.collectives import all_ranks
+from modules.optimizer_state import names_of
+from modules.sharded_checkpoint import open_shards
 
 OWNER = ".owner"
 BEST = "best.ckpt"
@@ -153,6 +155,7 @@ class Checkpoints(Callback):
         buffers = ((name, buffer) for name, buffer in pl_module.named_buffers() if buffer.is_floating_point())
         # Such as a mask of minus infinities: no sign of a training that diverged.
         checkpoint["not_finite"] = [f"state_dict.{name}" for name, b in buffers if not b.isfinite().all()]
+        checkpoint["optimizer_groups"] = [names_of(pl_module, optimizer) for optimizer in trainer.optimizers]
 
     # ---- how
 
@@ -208,7 +211,7 @@ class Checkpoints(Callback):
 
     def _publish_shards(self, temporary: Path, path: Path, is_best: bool) -> None:
         """Share the reading of what all ranks wrote, then give it its name."""
-        rank, world_size = world()
+        rank, world_size = all_ranks()
         for file in files.files_of(temporary)[rank::world_size]:
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
@@ -267,6 +270,9 @@ class InMemory(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        """Return the content of a file, or of a directory of shards as one file would hold it."""
+        if Path(path).is_dir():
+            return open_shards(Path(path)).whole()
         return torch.load(path, map_location="cpu", weights_only=True)
 
     def remove_checkpoint(self, path: Any) -> None:

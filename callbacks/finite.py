@@ -13,8 +13,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from callbacks import checkpoint_file as files
+from callbacks.logged_steps import is_logged_step
 from callbacks.signals import STOPPED
-from modules.collectives import world
+from modules.collectives import all_ranks
 
 WINDOW_STEPS = 1000
 
@@ -75,7 +76,7 @@ class FiniteSteps(Callback):
         if parameters and not is_scaled:
             own = torch.maximum(own, _is_bad(_local_norms(parameters)))
         bad = own.clone()
-        if world()[1] > 1:
+        if all_ranks()[1] > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
         if _takes_found_inf(optimizer):
             optimizer.found_inf = bad
@@ -87,7 +88,8 @@ class FiniteSteps(Callback):
             for parameter in parameters:
                 parameter.grad = None
             self._look(trainer, trainer.global_step + 1, torch.stack([bad, own]), self.keys)
-        pl_module.log("train/skipped_steps", float(self.skipped))
+        if is_logged_step(trainer):
+            pl_module.log("train/skipped_steps", float(self.skipped))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         while self.unread:
@@ -111,8 +113,8 @@ class FiniteSteps(Callback):
             self._end(trainer, step, keys if own else [])
 
     def _end(self, trainer: Trainer, step: int, own_keys: list[str]) -> None:
-        everyone = [own_keys] * world()[1]
-        if world()[1] > 1:
+        everyone = [own_keys] * all_ranks()[1]
+        if all_ranks()[1] > 1:
             dist.all_gather_object(everyone, own_keys)
         keys = ", ".join([key for theirs in everyone for key in theirs][:100])
         message = (

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules import parts
+from modules.part import class_of
 
 
 class WriteParts(Callback):
@@ -33,10 +34,10 @@ class WriteParts(Callback):
         }
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step < trainer.max_steps or not trainer.is_global_zero:
+        if trainer.global_step < trainer.max_steps:
             return
         exports = pl_module.exports()
-        about = {"stage": type(pl_module).__name__, "steps": trainer.global_step}
+        about = {"stage": class_of(pl_module).__name__, "steps": trainer.global_step}
         about["cursor"] = trainer.datamodule.cursor
         parts.save_all(
             exports,

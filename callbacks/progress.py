@@ -6,6 +6,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from modules.part import class_of
+
 
 class StepBar(TQDMProgressBar):
     """Lightning's bar, but over `max_steps`: the training stream has no end, so an epoch has no length."""
@@ -19,7 +21,7 @@ class StepBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
-        self.train_progress_bar.set_description(type(pl_module).__name__.lower())
+        self.train_progress_bar.set_description(class_of(pl_module).__name__.lower())
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Show the metrics without the version number."""

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 from callbacks import checkpoint_file as files
 from callbacks.checkpoint_file import CheckpointError
-from modules.collectives import world
+from modules.collectives import all_ranks
+from modules.optimizer_state import by_name, names_of, numbered, regrouped, regrouped_schedule
+from modules.shard_map import ShardsError
+from modules.sharded_checkpoint import check as check_shards
+from modules.sharded_checkpoint import is_sharded
 
 
 class Resuming(_CheckpointConnector):
@@ -59,6 +63,36 @@ class Resuming(_CheckpointConnector):
             self._loaded_checkpoint["state_dict"] = fitted(state, self.trainer.lightning_module)
         super().restore_model()
 
+    def restore_optimizers(self) -> None:
+        """Restore the optimisers, whose parameters may be grouped otherwise than when they were saved.
+
+        Raises:
+            StateError: when they have other parameters.
+        """
+        loaded = self._loaded_checkpoint
+        if "optimizer_groups" in loaded and "optimizer_states" in loaded:
+            each = zip(loaded["optimizer_states"], loaded["optimizer_groups"], self._names(), strict=True)
+            loaded["optimizer_states"] = [
+                numbered(regrouped(by_name(state, saved), names)) for state, saved, names in each
+            ]
+        super().restore_optimizers()
+
+    def restore_lr_schedulers(self) -> None:
+        """Restore the schedules, for the groups that there are now."""
+        loaded = self._loaded_checkpoint
+        if "optimizer_groups" in loaded:
+            optimizers = self.trainer.optimizers
+            numbers = [optimizers.index(c.scheduler.optimizer) for c in self.trainer.lr_scheduler_configs]
+            names = self._names()
+            loaded["lr_schedulers"] = [
+                regrouped_schedule(state, loaded["optimizer_groups"][number], names[number])
+                for state, number in zip(loaded["lr_schedulers"], numbers, strict=True)
+            ]
+        super().restore_lr_schedulers()
+
+    def _names(self) -> list[list[list[str]]]:
+        return [names_of(self.trainer.lightning_module, optimizer) for optimizer in self.trainer.optimizers]
+
     def _asked(self, path: Any) -> Path:
         if "://" in str(path):
             raise CheckpointError(f"--ckpt_path {path} is a URL: copy the checkpoint to a disk first")
@@ -93,7 +127,7 @@ class Resuming(_CheckpointConnector):
 
     def _what_is_wrong(self, path: Path) -> str | None:
         """Return why a checkpoint cannot be gone on from, the same on all ranks; None when it can."""
-        rank, world_size = world()
+        rank, world_size = all_ranks()
         is_folder = self.trainer.strategy.broadcast(path.is_dir())
         mine = None
         if is_folder or rank == 0:
@@ -122,7 +156,9 @@ def _reason(path: Path, rank: int, world_size: int) -> str | None:
             raise CheckpointError(f"it has no {files.checksum_path(path).name} to compare it with")
         if not path.is_dir():
             files.read(path)
-    except (CheckpointError, OSError, UnicodeDecodeError) as error:
+        elif is_sharded(path):
+            check_shards(path, rank, world_size)
+    except (CheckpointError, ShardsError, OSError, UnicodeDecodeError) as error:
         return str(error)
     return None
 

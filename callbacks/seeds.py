@@ -28,4 +28,9 @@ class StepSeeds(Callback):
         number = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
         random.seed(number)
         np.random.seed(number)
-        torch.manual_seed(number)
+        # Not `torch.manual_seed`, which without a GPU in use notes each call, and where it came from, for later.
+        torch.default_generator.manual_seed(number)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        elif pl_module.device.type == "mps":
+            torch.mps.manual_seed(number)

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from modules.part import class_of
+
 
 class Summary(Callback):
     """Write the last value of everything logged, the seconds it took and the memory it needed.
@@ -30,7 +32,7 @@ class Summary(Callback):
         if trainer.global_step < trainer.max_steps or not trainer.is_global_zero:
             return
         content = {
-            "stage": type(pl_module).__name__.lower(),
+            "stage": class_of(pl_module).__name__.lower(),
             "steps": trainer.global_step,
             "steps_of_this_process": trainer.global_step - self.first_step,
             "seconds_of_this_process": round(time.monotonic() - self.started, 2),

@@ -48,6 +48,16 @@ class Adapter:
                 changed[name] = tensor
         return changed, {"adapter": self._about("unmerged")}
 
+    def rebuild(self, part: Part, tensors: Mapping[str, Tensor]) -> Part:
+        """Return a part that is spread over ranks as one process has it, with weights put together from them."""
+        card = parts.describe(part) | {"tensors": {}}
+        stored = StoredPart("the part of all ranks", card, {}, part.assets())
+        again = part_building.build(stored, _packages(part))
+        _insert(again, self.config)
+        check_shapes(tensors_of(again), tensors, stored.path, f"{class_path(part)} with its adapter")
+        again.load_state_dict(dict(tensors), strict=False)  # tied weights are there once
+        return again
+
     def _about(self, state: str) -> dict[str, Any]:
         base = {"path": self.base.path, "fingerprint": self.base.fingerprint} if self.base else None
         return {"state": state, "config": dict(self.config), "base": base}
@@ -318,7 +328,5 @@ def _base_of(
 
 def _packages(part: Part) -> list[str]:
     """Return the packages of the classes of a part that is built already, so that it may be built again."""
-    found = {
-        type(module).__module__.partition(".")[0] for module in part.modules() if isinstance(module, Part)
-    }
+    found = {class_path(module).partition(".")[0] for module in part.modules() if isinstance(module, Part)}
     return sorted(found)

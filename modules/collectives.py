@@ -23,10 +23,13 @@ def use_group(group: dist.ProcessGroup | None) -> None:
 
 
 def world() -> tuple[int, int]:
-    """Return this process's rank and the number of ranks: (0, 1) where nothing is distributed."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 0, 1
-    return dist.get_rank(_group), dist.get_world_size(_group)
+    """Return this process's rank among those with samples of their own, and their number; (0, 1) for one process."""
+    return _rank_and_size(_group)
+
+
+def all_ranks() -> tuple[int, int]:
+    """Return this process's rank among all of the run, and their number; (0, 1) for one process."""
+    return _rank_and_size(None)
 
 
 def gather_counts(counts: Tensor) -> list[list[int]]:
@@ -100,3 +103,9 @@ def counted() -> Iterator[list[Tensor]]:
         yield counts
     finally:
         _COUNTS.reset(token)
+
+
+def _rank_and_size(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(group), dist.get_world_size(group)

@@ -48,6 +48,11 @@ class LanguageModel(Encoder):
         """The output layer: features (…, dim) to logits (…, vocab_size)."""
         return self.model.get_output_embeddings()
 
+    def beside_tokens(self) -> list[nn.Parameter]:
+        """Return the output layer's parameters, but for those that it shares with the embeddings."""
+        shared = {id(parameter) for parameter in self.model.get_input_embeddings().parameters()}
+        return [parameter for parameter in self.head.parameters() if id(parameter) not in shared]
+
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder layers, the first to work first.

@@ -79,7 +79,7 @@ def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
     What has no plan (an image tower, a projection) is computed by every rank of the group alike.
 
     Raises:
-        ValueError: when no model has a plan, or its attention heads do not divide by the ranks.
+        ValueError: when no model has a plan, its attention heads do not divide by the ranks, or it has an adapter.
     """
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
     from transformers import PreTrainedModel
@@ -100,7 +100,13 @@ def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
                 f"tensor_parallel_size {mesh.size()}: expected a divisor"
             )
         styles: dict[str, Callable[[], object]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
-        parallelize_module(child, mesh, {name: styles[style]() for name, style in plan.items()})
+        try:
+            parallelize_module(child, mesh, {name: styles[style]() for name, style in plan.items()})
+        except NotImplementedError as error:  # of a layer that is not a plain product any more
+            raise ValueError(
+                f"tensor_parallel_size is {mesh.size()}, but layers of {type(child).__name__} that would be split are "
+                f"not plain ones, as with an adapter ({error}): set tensor_parallel_size to 1, which shards them"
+            ) from error
         found = True
     if not found:
         raise ValueError(

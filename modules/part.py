@@ -28,6 +28,9 @@ class Adapter(Protocol):
     def hand_over(self, part: "Part") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors that the next stage gets, and what the card says of the adapter."""
 
+    def rebuild(self, part: "Part", tensors: Mapping[str, Tensor]) -> "Part":
+        """Return a part that is spread over ranks as one process has it, with weights put together from them."""
+
     def card(self) -> dict[str, Any]:
         """Return what the card of a checkpoint, which holds base and adapter side by side, says of the adapter."""
 
@@ -57,8 +60,13 @@ def within(part: Part) -> dict[str, Any]:
 
 
 def class_path(module: Part) -> str:
-    """Return the import path of a part's class; FSDP2 puts one of its own before it."""
+    """Return the import path of a part's class."""
+    own = class_of(module)
+    return f"{own.__module__}.{own.__qualname__}"
+
+
+def class_of(module: nn.Module) -> type:
+    """Return the class that a module was built from; FSDP2 puts one of its own before it."""
     from torch.distributed.fsdp import FSDPModule
 
-    own = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
-    return f"{own.__module__}.{own.__qualname__}"
+    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))

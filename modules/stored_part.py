@@ -1,5 +1,6 @@
 """Stored parts: card, weights and assets as they lie in a part folder or in a checkpoint, read but not yet built."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from modules.card import (
     sha256,
 )
 from modules.origin import weightless
+from modules.shard_map import METADATA, ShardsError
+from modules.sharded_checkpoint import REST, is_sharded, open_shards
 
 SHARDED = ("*-of-*.safetensors", "*.safetensors.index.json", "*.distcp", ".metadata")
 """What directories of sharded weights hold, by pattern."""
@@ -123,7 +126,9 @@ def _of_checkpoint(file: Path, part: str, path: str) -> StoredPart:
         raise PartError(f"{file} holds no part '{part}'; it holds: {named(sorted(parts), part)}")
     try:
         card, assets, prefix = (parts[part][key] for key in ("card", "assets", "prefix"))
-        state = dict(checkpoint["state_dict"])
+        state: Mapping[str, Tensor] = checkpoint["state_dict"]
+        if not isinstance(state, Mapping) or not isinstance(prefix, str):
+            raise TypeError("its weights are not by name")
     except (KeyError, TypeError, ValueError) as error:
         raise PartError(
             f"{file} does not say of part '{part}' what a stage's checkpoint says ({error}); take another one"
@@ -134,19 +139,18 @@ def _of_checkpoint(file: Path, part: str, path: str) -> StoredPart:
         name: _checked_asset(text.encode(), card["assets"][name], f"{name} of {path}")
         for name, text in assets.items()
     }
-    tensors = {name: state[prefix + name] for name in card["tensors"] if prefix + name in state}
+    names = [] if weightless() else [name for name in card["tensors"] if prefix + name in state]
+    try:
+        tensors = {name: state[prefix + name] for name in names}
+    except ShardsError as error:
+        raise PartError(f"{path} cannot be read: {error}; take an earlier checkpoint") from error
     return StoredPart(path, card, tensors, texts)
 
 
 def _read_checkpoint(file: Path, part: str) -> dict[str, Any]:
     """Return what a checkpoint holds: `parts` and `state_dict` among it."""
     if file.is_dir():
-        shards = any(next(file.glob(pattern), None) for pattern in SHARDED)
-        kind = "a directory of shards" if shards else f"a directory{' with a card' * (file / CARD).is_file()}"
-        raise PartError(
-            f"{file} is {kind}, expected a whole Lightning checkpoint file before '#{part}': name a file, consolidate "
-            "the shards (python -m lightning.pytorch.utilities.consolidate_checkpoint), or name a part folder"
-        )
+        return _read_shards(file, part)
     if not file.is_file():
         there = sorted(path.name for path in file.parent.glob("*.ckpt"))
         beside = f"; {file.parent} holds: {named(there, file.name)}" if there else ""
@@ -162,3 +166,23 @@ def _read_checkpoint(file: Path, part: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise PartError(f"{file} holds a {type(checkpoint).__name__}, expected a Lightning checkpoint")
     return checkpoint
+
+
+def _read_shards(folder: Path, part: str) -> dict[str, Any]:
+    """Return what a directory of shards holds; a tensor is read when it is asked for."""
+    if not is_sharded(folder):
+        found = any(next(folder.glob(pattern), None) for pattern in SHARDED)
+        kind = (
+            "a directory of shards" if found else f"a directory{' with a card' * (folder / CARD).is_file()}"
+        )
+        raise PartError(
+            f"{folder} is {kind}, expected a Lightning checkpoint before '#{part}': a file, or a directory with "
+            f"{METADATA} and {REST}; name one, or a part folder"
+        )
+    try:
+        shards = open_shards(folder)
+        return {**shards.rest(), "state_dict": shards.below("state_dict")}
+    except ShardsError as error:
+        raise PartError(
+            f"{folder} is not a readable checkpoint of shards: {error}; take an earlier one"
+        ) from error

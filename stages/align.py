@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from datamodules.batch import Batch
 from modules.chunks import encode_in_chunks
-from modules.encoders.encoder import as_encoder
+from modules.encoders.encoder import as_tower
 from modules.objectives.aligned import Aligned, AlignmentObjective
 from modules.objectives.modality_masking import ModalityMasking
 from modules.parts import Part, check_siblings
@@ -51,7 +51,7 @@ class Align(Stage):
             raise ValueError(
                 f"align brings modalities together and was given {len(encoders)}: expected two encoders or more"
             )
-        self.encoders = nn.ModuleDict({name: as_encoder(part, name) for name, part in encoders.items()})
+        self.encoders = nn.ModuleDict({name: as_tower(part, name) for name, part in encoders.items()})
         given = projections or {}
         if unknown := set(given) - set(encoders):
             raise ValueError(

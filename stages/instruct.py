@@ -8,7 +8,7 @@ from datamodules.batch import Batch
 from modules.assistant import CONVERSATION, Assistant
 from modules.collectives import global_mean
 from modules.connector import ConnectorSource, as_connector
-from modules.encoders.encoder import as_encoder
+from modules.encoders.encoder import as_tower
 from modules.language_model import LanguageModel
 from modules.parts import Part, check_siblings
 from modules.projections import Projector
@@ -58,7 +58,7 @@ class Instruct(Stage):
             raise ValueError(
                 f"language_model was given a {type(language_model).__name__}, expected a LanguageModel"
             )
-        towers = {name: as_encoder(part, name) for name, part in encoders.items()}
+        towers = {name: as_tower(part, name) for name, part in encoders.items()}
         width = language_model.dim
         connectors = {
             name: as_connector(given[name], name, in_dim=tower.dim, out_dim=width)

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
+from callbacks.logged_steps import is_logged_step
 from datamodules.batch import Batch
 from modules import parallel
 from modules.collectives import counted
@@ -248,6 +249,8 @@ class Stage(LightningModule):
     def _log(
         self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()
     ) -> None:
+        if split == "train" and not is_logged_step(self.trainer):
+            return
         for name, value in values.items():
             self.log(
                 f"{split}/{name}",

@@ -1,6 +1,8 @@
 """Sharded: FSDP2 over all ranks, or over those that tensors are not split over."""
 
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -35,3 +37,15 @@ class Sharded(ModelParallelStrategy):
             )
         self._data_parallel_size = ranks // self.split
         super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load weights and optimiser states from a file or from shards, however they were spread when saved.
+
+        Raises:
+            ShardsError: as `modules.restoring.restore` does.
+            StateError: likewise.
+        """
+        from modules.restoring import restore  # costs a second
+
+        assert self.model is not None
+        return restore(Path(self.broadcast(str(checkpoint_path))), self.model, self.optimizers)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import HalfPrecision
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.checkpoint_file import candidates
@@ -30,6 +31,7 @@ from datamodules.samples import SampleDataModule
 from modules import parts
 from stages import planning
 from stages.cli import refusals
+from stages.precision import HalfWeights
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
 SAVING = (
@@ -250,6 +252,9 @@ class TrainingCLI(LightningCLI):
         config["default_root_dir"] = str(self.run_dir)
         config["plugins"] = [*_listed(config.get("plugins")), checkpoints.in_memory]
         trainer = super()._instantiate_trainer(config, callbacks + ours)
+        if isinstance(trainer.precision_plugin, HalfPrecision):
+            kind = trainer.precision_plugin.precision
+            trainer.strategy.precision_plugin = HalfWeights(kind, trainer.strategy.root_device.type)
         trainer._signal_connector = NoSignals(trainer)
         trainer._checkpoint_connector = Resuming(trainer, checkpoints.folder)
         # A collective and a wait every step, for a flag that only Lightning's handlers would set.

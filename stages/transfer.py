@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from callbacks.score_table import ScoreTable
 from datamodules.batch import Batch
 from modules.collectives import global_mean
-from modules.encoders.encoder import as_encoder
+from modules.encoders.encoder import as_tower
 from modules.fusion.fusion import FusionSource, as_fusion
 from modules.metrics.scores import Scores
 from modules.objectives.modality_masking import ModalityMasking
@@ -49,7 +49,7 @@ class Transfer(Stage):
         super().__init__(optim, lr_factors)
         if not encoders:
             raise ValueError("transfer was given no encoder, expected one or more")
-        self.encoders = nn.ModuleDict({name: as_encoder(part, name) for name, part in encoders.items()})
+        self.encoders = nn.ModuleDict({name: as_tower(part, name) for name, part in encoders.items()})
         self.fusion = as_fusion(fusion, {name: encoder.dim for name, encoder in self.encoders.items()})
         self.task = _task(task, self.fusion.dim)
         self.task.check(dict(self.encoders.items()), self.fusion)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.parts import Part
 from modules.tokens import Tokens
@@ -29,6 +29,10 @@ class Encoder(Part):
         """Return the encoder that the next stage gets: itself, unless it stands in for another."""
         return self
 
+    def beside_tokens(self) -> list[nn.Parameter]:
+        """Return the parameters that no Tokens depend on, such as the output layer of a language model."""
+        return []
+
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Encode Inputs whose first dimension is rows; zero rows are as good as any other number."""
@@ -45,6 +49,20 @@ def as_encoder(part: Part, modality: str) -> Encoder:
             f"{modality} was given a {type(part).__name__}, expected an encoder: name the folder of an encoder's part"
         )
     return part
+
+
+def as_tower(part: Part, modality: str) -> Encoder:
+    """Return the encoder, of which a stage reads Tokens alone: what they do not depend on is frozen.
+
+    It would get no gradient, for which DDP waits in vain.
+
+    Raises:
+        ValueError: as `as_encoder` does.
+    """
+    encoder = as_encoder(part, modality)
+    for parameter in encoder.beside_tokens():
+        parameter.requires_grad_(False)
+    return encoder
 
 
 def at_least_one_row(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

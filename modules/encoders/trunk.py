@@ -9,6 +9,9 @@ from torch import nn
 
 from modules.origin import mark_loaded, weightless
 
+MASK_TOKENS = ("mask_token", "masked_spec_embed")
+"""Parameters of the library that hidden patches and frames turn into, by the end of their name."""
+
 
 def load_trunk(
     name_or_path: str | None,
@@ -32,9 +35,10 @@ def load_trunk(
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     if name_or_path is not None and config is None:
-        return pretrained_trunk(name_or_path, is_language_model=is_language_model, dtype=dtype, **changes)
+        found = pretrained_trunk(name_or_path, is_language_model=is_language_model, dtype=dtype, **changes)
+        return _without_mask_tokens(found)
     if config is not None and name_or_path is None:
-        return build_trunk({**config, **changes}, is_language_model=is_language_model)
+        return _without_mask_tokens(build_trunk({**config, **changes}, is_language_model=is_language_model))
     given = "neither" if config is None else "both"
     raise ValueError(
         f"{given} of name_or_path and config given: expected the name or folder of a pretrained model, "
@@ -107,6 +111,14 @@ def _auto(is_language_model: bool) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM
 
     return AutoModelForCausalLM if is_language_model else AutoModel
+
+
+def _without_mask_tokens(model: nn.Module) -> nn.Module:
+    """Freeze what stands in for hidden input: objectives hide it before the model, so nothing would train it."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(MASK_TOKENS):
+            parameter.requires_grad_(False)
+    return model
 
 
 def _without_pooler(config: Any, is_language_model: bool) -> dict[str, bool]:

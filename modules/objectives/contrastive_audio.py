@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from modules.collectives import global_mean
 from modules.encoders.audio import AudioEncoder
+from modules.objectives.draws import Draws
 from modules.objectives.masked_audio import cut_into_spans
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
@@ -29,6 +30,7 @@ class ContrastiveAudio(PretrainingObjective):
         dim: width in which codes and predictions are compared.
         temperature: of the contrast.
         diversity_weight: of the diversity loss.
+        seed: of what is hidden and of distractors; codes are drawn by PyTorch's own numbers.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class ContrastiveAudio(PretrainingObjective):
         dim: int = 256,
         temperature: float = 0.1,
         diversity_weight: float = 0.1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         from transformers import Wav2Vec2Config
         from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
+        self.draws, self.distractor_draws = Draws(seed), Draws(seed + 1)
         self.log_mel = [encoder.log_mel]  # in a list: it belongs to the encoder
         self.stride, self.start_share, self.run = encoder.stride, start_share, run
         self.num_distractors, self.temperature = num_distractors, temperature
@@ -73,7 +77,7 @@ class ContrastiveAudio(PretrainingObjective):
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Hide runs of tokens; the target is spectrogram spans (rows, spans, stride x mels) and which were hidden."""
         spans, whole, count = cut_into_spans(self.log_mel[0], self.stride, inputs)
-        hidden = torch.rand(whole.shape, device=whole.device) < self.start_share
+        hidden = self.draws.uniform(*whole.shape).to(whole.device, torch.float32) < self.start_share
         for _ in range(self.run - 1):
             hidden = hidden | nn.functional.pad(hidden, (1, -1))
         hidden = hidden & whole
@@ -90,7 +94,9 @@ class ContrastiveAudio(PretrainingObjective):
         self._cool()
         codes, perplexity = self.quantizer(features.unsqueeze(0))
         codes, context = self.project_codes(codes[0][:count]), self.project_context(tokens.features[hidden])
-        distractors = codes[draw_distractors(hidden, self.num_distractors)]
+        luck = self.distractor_draws.uniform(len(hidden), hidden.shape[1] * self.num_distractors)
+        luck = luck.to(hidden.device, torch.float32).unflatten(1, (-1, self.num_distractors))
+        distractors = codes[draw_distractors(hidden, luck)]
         loss = code_contrast(context, codes, distractors, self.temperature)
         diversity = count * (self.num_entries - perplexity) / self.num_entries
         losses = {
@@ -124,19 +130,19 @@ def code_contrast(context: Tensor, codes: Tensor, distractors: Tensor, temperatu
     return -logits.log_softmax(1)[:, 0]
 
 
-def draw_distractors(hidden: Tensor, count: int) -> Tensor:
+def draw_distractors(hidden: Tensor, luck: Tensor) -> Tensor:
     """Draw for each hidden token others that are hidden in the same row: (hidden, count), numbers of hidden tokens.
 
     A row's only hidden token gets itself, which `code_contrast` does not count.
 
     Args:
         hidden: (rows, tokens), bool.
-        count: how many, with repetition.
+        luck: (rows, tokens, count), from 0 to 1: of the distractors of each token, with repetition.
     """
     by_row = hidden.sum(1)
     row = hidden.nonzero()[:, 0]
     total, first = by_row[row].unsqueeze(1), (by_row.cumsum(0) - by_row)[row].unsqueeze(1)
     place = torch.arange(len(row), device=hidden.device).unsqueeze(1) - first
-    drawn = (torch.rand(len(row), count, device=hidden.device) * (total - 1)).long()
+    drawn = (luck[hidden] * (total - 1)).long()
     drawn = drawn + ((drawn >= place) & (total > 1))  # past itself
     return first + drawn.minimum(total - 1)

@@ -15,8 +15,9 @@ class Draws(nn.Module):
     """Numbers for the samples of a step's batch, which depend on seed, step and a sample's place in it alone.
 
     The place counts over all ranks, whose shares are equal, so one rank draws for a batch what two draw for its
-    halves. The step is a buffer, so it comes back with a checkpoint. It moves in training only: validation draws
-    nothing new. Numbers are drawn on the CPU, the same whatever the device.
+    halves; a sample's first numbers are the same however many it is given, so padding does not matter. The step is a
+    buffer, so it comes back with a checkpoint. It moves in training only: validation draws nothing new. Numbers are
+    drawn on the CPU, the same whatever the device.
 
     Args:
         seed: any integer.
@@ -41,7 +42,7 @@ class Draws(nn.Module):
         begin = world()[0] * samples
         blocks = range(begin // BLOCK, -(-(begin + samples) // BLOCK))
         drawn = [
-            kind(BLOCK, columns, generator=self._generator(block), dtype=torch.float64) for block in blocks
+            kind(columns, BLOCK, generator=self._generator(block), dtype=torch.float64).T for block in blocks
         ]
         if self.training:
             self.step += 1

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from modules.collectives import global_mean
 from modules.encoders.audio import AudioEncoder
 from modules.encoders.encoder import at_least_one_row
+from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
 
@@ -18,18 +19,20 @@ class MaskedAudio(PretrainingObjective):
     Args:
         encoder: an audio encoder; one of its tokens stands for `encoder.stride` frames.
         share: of the tokens' spans that are hidden.
+        seed: of which ones.
     """
 
-    def __init__(self, encoder: AudioEncoder, share: float = 0.3) -> None:
+    def __init__(self, encoder: AudioEncoder, share: float = 0.3, seed: int = 0) -> None:
         super().__init__()
         self.log_mel = [encoder.log_mel]  # in a list: it belongs to the encoder
-        self.stride, self.share = encoder.stride, share
+        self.stride, self.share, self.draws = encoder.stride, share, Draws(seed)
         self.decoder = nn.Linear(encoder.dim, encoder.stride * encoder.num_mels)
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Hide spans of `stride` frames; the target is the spans (rows, spans, stride x mels) and which were hidden."""
         spans, whole, count = cut_into_spans(self.log_mel[0], self.stride, inputs)
-        hidden = (torch.rand(whole.shape, device=whole.device) < self.share) & whole
+        luck = self.draws.uniform(*whole.shape).to(whole.device, torch.float32)
+        hidden = (luck < self.share) & whole
         return {**inputs, "masked": hidden.repeat_interleave(self.stride, 1)[:, :count]}, (spans, hidden)
 
     def forward(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modules.collectives import global_mean
 from modules.encoders.vit_mae import MaskedAutoencoderViT
+from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective, never_empty
 from modules.tokens import Tokens
 
@@ -36,6 +37,7 @@ class MaskedAutoencoder(PretrainingObjective):
         decoder_layers: int = 8,
         decoder_heads: int = 16,
         normalise: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
@@ -50,14 +52,14 @@ class MaskedAutoencoder(PretrainingObjective):
         config.decoder_num_hidden_layers, config.decoder_num_attention_heads = decoder_layers, decoder_heads
         self.num_patches = (config.image_size // config.patch_size) ** 2
         self.num_visible = int(self.num_patches * (1 - config.mask_ratio))
-        self.patch_size, self.normalise = config.patch_size, normalise
+        self.patch_size, self.normalise, self.draws = config.patch_size, normalise, Draws(seed)
         self.encoder = [encoder]  # in a list: it is the stage's
         self.decoder = ViTMAEDecoder(config, self.num_patches)
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Draw noise; the target is all patches (rows, patches, size x size x 3) and each one's rank in the noise."""
         pixels = inputs["pixels"]
-        noise = torch.rand(len(pixels), self.num_patches, device=pixels.device)
+        noise = self.draws.uniform(len(pixels), self.num_patches).to(pixels.device, torch.float32)
         return {**inputs, "noise": noise}, self.target(pixels, noise)
 
     def target(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

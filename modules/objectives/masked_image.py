@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modules.collectives import global_mean
 from modules.encoders.huggingface import ImageEncoder
+from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
 
@@ -20,11 +21,12 @@ class MaskedImage(PretrainingObjective):
     Args:
         encoder: an image encoder whose tokens are its patches, row by row.
         share: of the patches that are hidden.
+        seed: of which ones.
     """
 
-    def __init__(self, encoder: ImageEncoder, share: float = 0.5) -> None:
+    def __init__(self, encoder: ImageEncoder, share: float = 0.5, seed: int = 0) -> None:
         super().__init__()
-        self.patch_size, self.share = encoder.patch_size, share
+        self.patch_size, self.share, self.draws = encoder.patch_size, share, Draws(seed)
         self.decoder = nn.Linear(encoder.dim, 3 * encoder.patch_size**2)
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
@@ -33,7 +35,7 @@ class MaskedImage(PretrainingObjective):
         pixels = inputs["pixels"].float() / 255
         patches = nn.functional.unfold(pixels, kernel_size=size, stride=size).transpose(1, 2)
         mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-        hidden = torch.rand(patches.shape[:2], device=pixels.device) < self.share
+        hidden = self.draws.uniform(*patches.shape[:2]).to(pixels.device, torch.float32) < self.share
         return {**inputs, "masked": hidden}, ((patches - mean) / (variance + 1e-6).sqrt(), hidden)
 
     def forward(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modules.collectives import global_mean
 from modules.encoders.huggingface import TextEncoder
+from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
 
@@ -17,12 +18,13 @@ class MaskedLanguage(PretrainingObjective):
     Args:
         encoder: a text encoder with `tokenizer_json`; its tokenizer has a mask token.
         share: of the real tokens that are chosen.
+        seed: of what is chosen.
 
     Raises:
         ValueError: when the tokenizer has no `[MASK]` or `<mask>`.
     """
 
-    def __init__(self, encoder: TextEncoder, share: float = 0.15) -> None:
+    def __init__(self, encoder: TextEncoder, share: float = 0.15, seed: int = 0) -> None:
         super().__init__()
         from tokenizers import Tokenizer
 
@@ -36,7 +38,7 @@ class MaskedLanguage(PretrainingObjective):
         self.mask_id = found[0]
         self.special_ids = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         self.vocab_size = tokenizer.get_vocab_size()
-        self.share = share
+        self.share, self.draws = share, Draws(seed)
         self.chance = 1 / self.vocab_size
         self.dense = nn.Linear(encoder.dim, encoder.dim)
         self.norm = nn.LayerNorm(encoder.dim)
@@ -46,10 +48,11 @@ class MaskedLanguage(PretrainingObjective):
         """Return the corrupted ids, and the target (rows, tokens): the true id where chosen, -100 elsewhere."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
         special = torch.isin(ids, torch.tensor(self.special_ids, device=ids.device, dtype=ids.dtype))
-        chosen = (torch.rand(ids.shape, device=ids.device) < self.share) & mask & ~special
-        fate = torch.rand(ids.shape, device=ids.device)
+        luck = self.draws.uniform(len(ids), 3 * ids.shape[1]).to(ids.device, torch.float32)
+        luck, fate, word = luck.unflatten(1, (-1, 3)).unbind(2)  # (rows, tokens) each
+        chosen = (luck < self.share) & mask & ~special
         corrupted = torch.where(chosen & (fate < 0.8), self.mask_id, ids)
-        random = torch.randint(self.vocab_size, ids.shape, device=ids.device)
+        random = (word * self.vocab_size).long().clamp(max=self.vocab_size - 1)
         corrupted = torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random, corrupted)
         return {**inputs, "input_ids": corrupted}, torch.where(chosen, ids, -100)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from modules.collectives import global_mean
 from modules.encoders.encoder import as_encoder
 from modules.encoders.huggingface import ImageEncoder
+from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective, never_empty
 from modules.parts import Part
 from modules.tokens import Tokens
@@ -30,6 +31,7 @@ class MaskedRegion(PretrainingObjective):
         dim: width of the decoder.
         num_layers: depth of the decoder.
         num_heads: attention heads of the decoder.
+        seed: of the regions.
 
     Raises:
         ValueError: when `text` is no encoder, or the share is not above 0 and up to 1.
@@ -43,10 +45,12 @@ class MaskedRegion(PretrainingObjective):
         dim: int = 256,
         num_layers: int = 2,
         num_heads: int = 8,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}, expected above 0 and up to 1")
+        self.draws = Draws(seed)
         self.text = as_encoder(text, "text")
         self.patch_size, self.grid, self.share = encoder.patch_size, encoder.grid, share
         self.from_image, self.from_text = nn.Linear(encoder.dim, dim), nn.Linear(self.text.dim, dim)
@@ -72,7 +76,8 @@ class MaskedRegion(PretrainingObjective):
         patches = nn.functional.unfold(inputs["pixels"].float() / 255, kernel_size=size, stride=size)
         patches = patches.transpose(1, 2)
         mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-        hidden = regions(len(patches), self.grid, self.share, patches.device).flatten(1)
+        luck = self.draws.uniform(len(patches), 3).to(patches.device, torch.float32)
+        hidden = regions(luck, self.grid, self.share).flatten(1)
         seen = {"pixels": inputs["pixels"], "masked": hidden}
         text = {name: tensor for name, tensor in inputs.items() if name != "pixels"}
         return seen, ((patches - mean) / (variance + 1e-6).sqrt(), hidden, text)
@@ -94,14 +99,21 @@ class MaskedRegion(PretrainingObjective):
         return {"masked_region": global_mean(loss.sum(), len(loss))}, {}
 
 
-def regions(rows: int, grid: int, share: float, device: torch.device) -> Tensor:
-    """Draw one rectangle of cells for each row, of about a share of the grid: (rows, grid, grid), bool."""
-    aspect = torch.exp2(2 * torch.rand(rows, device=device) - 1)  # from 1:2 to 2:1
+def regions(luck: Tensor, grid: int, share: float) -> Tensor:
+    """Return one rectangle of cells for each row, of about a share of the grid: (rows, grid, grid), bool.
+
+    Args:
+        luck: (rows, 3), from 0 to 1: of its shape, of where it begins from above and from the left.
+        grid: cells on a side.
+        share: of all cells.
+    """
+    aspect = torch.exp2(2 * luck[:, 0] - 1)  # from 1:2 to 2:1
     height = (grid * (share * aspect).sqrt()).clamp(max=grid)
     width = (share * grid**2 / height).clamp(max=grid)
-    cells = torch.arange(grid, device=device)
+    cells = torch.arange(grid, device=luck.device)
     sides = []
-    for side in (height.round().clamp(min=1), width.round().clamp(min=1)):
-        begin = (torch.rand(rows, device=device) * (grid - side + 1)).floor()
+    for side, where in ((height, luck[:, 1]), (width, luck[:, 2])):
+        side = side.round().clamp(min=1)
+        begin = (where * (grid - side + 1)).floor().minimum(grid - side)
         sides.append((cells >= begin.unsqueeze(1)) & (cells < (begin + side).unsqueeze(1)))
     return sides[0].unsqueeze(2) & sides[1].unsqueeze(1)

@@ -65,6 +65,10 @@ def of_code_within(path):
     torch.save({**good(), "hyper_parameters": Code()}, path)
 
 
+def of_a_name_to_call(path):
+    torch.save({**good(), "hyper_parameters": {"_instantiator": "os.system", "dim": 4}}, path)
+
+
 def of_a_list(path):
     torch.save([1, 2], path)
 
@@ -143,6 +147,7 @@ def with_a_short_record(path):
         (of_text, "no checkpoint"),
         (of_pickle, "no checkpoint"),
         (of_code_within, "tensors and plain values alone"),
+        (of_a_name_to_call, "ask for 'os.system' to be called"),
         (of_a_list, "no state_dict"),
         (without_weights, "no state_dict"),
         (with_nan, "state_dict.bias holds NaN"),

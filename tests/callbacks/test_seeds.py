@@ -11,7 +11,8 @@ from callbacks.seeds import StepSeeds
 
 def draws(cursor: int, rank: int = 0, seed: int = 0) -> tuple[float, float, float]:
     callback, trainer = StepSeeds(seed), SimpleNamespace(distributed_sampler_kwargs={"rank": rank})
-    callback.on_train_batch_start(trainer, None, SimpleNamespace(cursor=cursor), 0)
+    stage = SimpleNamespace(device=torch.device("cpu"))
+    callback.on_train_batch_start(trainer, stage, SimpleNamespace(cursor=cursor), 0)
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 

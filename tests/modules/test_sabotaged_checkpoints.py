@@ -102,8 +102,8 @@ def checkpoint_brings_another_asset(run):
 IN_A_CHECKPOINT = {
     checkpoint_is_missing: r"no checkpoint at .*step-00000002.ckpt.*holds: step-00000004.ckpt",
     checkpoint_is_truncated: "is not a readable checkpoint.*take an earlier one",
-    checkpoint_is_sharded: "is a directory of shards, expected a whole.*consolidate",
-    checkpoint_is_a_part_folder: "is a directory with a card, expected a whole.*name a part folder",
+    checkpoint_is_sharded: "is a directory of shards, expected a Lightning checkpoint.*with .metadata and meta.pt",
+    checkpoint_is_a_part_folder: "is a directory with a card, expected a Lightning checkpoint.*or a part folder",
     checkpoint_is_a_pickle_that_runs_code: "is not a readable checkpoint of tensors and plain values",
     checkpoint_is_a_list: "holds a list, expected a Lightning checkpoint",
     checkpoint_is_of_another_project: "holds no parts: it was not written by one of this project's stages",

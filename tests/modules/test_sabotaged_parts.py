@@ -58,6 +58,23 @@ def weights_are_a_pickle_of_the_same_name(run):
     (run.part / parts.WEIGHTS).write_bytes(pickle.dumps({"a": 1}))
 
 
+def header_of_weights_claims_256_terabytes(run):
+    (run.part / parts.WEIGHTS).write_bytes((1 << 48).to_bytes(8, "little") + b"{}")
+
+
+def tensors_of_weights_overlap(run):
+    data = (run.part / parts.WEIGHTS).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    named = [name for name in header if name != "__metadata__"]
+    begin = header[named[0]]["data_offsets"][0]
+    for name in named:
+        first, last = header[name]["data_offsets"]
+        header[name]["data_offsets"] = [begin, begin + last - first]
+    forged = json.dumps(header).encode()
+    (run.part / parts.WEIGHTS).write_bytes(len(forged).to_bytes(8, "little") + forged + data[8 + length :])
+
+
 def one_shard_was_never_gathered(run):
     edit_weights(run.part, lambda tensors: {**tensors, "linear.weight": torch.zeros(0)}, forge=True)
 
@@ -310,6 +327,8 @@ IN_A_FOLDER = {
     card_is_missing: "is not a part: it has no card.yaml",
     weights_are_missing: "has no weights.safetensors: the part is incomplete; write it again",
     weights_are_truncated: "weights.safetensors is damaged.*write the part again",
+    header_of_weights_claims_256_terabytes: "weights.safetensors is damaged.*write the part again",
+    tensors_of_weights_overlap: "weights.safetensors is damaged.*write the part again",
     weights_are_empty: "weights.safetensors is damaged.*write the part again",
     weights_are_a_folder: "has no weights.safetensors.*write it again",
     weights_are_sharded: "it holds shards of weights, expected whole ones; write the part again",

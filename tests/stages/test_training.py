@@ -1,5 +1,6 @@
 """The command line of a training stage: what it refuses before the first step, and that it goes on exactly."""
 
+import copy
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 from commands import fit, refusal, stop_in_step, weights, written
 
+from modules import parts
 from stages.cli import run
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +97,7 @@ def test_a_folder_that_holds_something_else_is_refused(config, capsys, monkeypat
 # ---- precision
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_gradients_are_clipped_in_every_precision(precision, config, monkeypatch):
     from stages.align import Align
 
@@ -110,7 +112,42 @@ def test_gradients_are_clipped_in_every_precision(precision, config, monkeypatch
     monkeypatch.setattr(Align, "configure_gradient_clipping", recorded)
     config["trainer"] |= {"precision": precision, "gradient_clip_val": 0.01}
     fit(config)
-    assert norms == pytest.approx([0.01, 0.01], rel=1e-3)
+    # bfloat16 has three digits.
+    assert norms == pytest.approx([0.01, 0.01], rel=2e-2 if precision == "bf16-true" else 1e-3)
+    assert weights(config["run_dir"])
+
+
+def test_weights_of_16_bits_are_handed_over_and_what_must_be_exact_is_not_rounded(config, monkeypatch):
+    from stages.align import Align
+
+    seen = {}
+
+    def watched(stage, batch):
+        seen["input"] = {tensor.dtype for given in batch.inputs.values() for tensor in given.values()}
+        seen["weights"] = {parameter.dtype for parameter in stage.parameters()}
+        seen["buffers"] = {buffer.dtype for buffer in stage.buffers() if buffer.is_floating_point()}
+        found = losses(stage, batch)
+        seen["loss"] = {loss.dtype for loss in found.values()}
+        return found
+
+    losses = Align.losses
+    monkeypatch.setattr(Align, "losses", watched)
+    config["trainer"]["precision"] = "bf16-true"
+    fit(config)
+    assert torch.float32 in seen["input"] and torch.bfloat16 not in seen["input"]
+    assert seen["weights"] == {torch.bfloat16}
+    assert torch.bfloat16 not in seen["buffers"] | seen["loss"]
+    folder = Path(config["run_dir"], "parts")
+    assert {part["dtype"] for part in parts.read_card(folder / "encoders.audio")["tensors"].values()} >= {
+        "bfloat16"
+    }
+    later = copy.deepcopy(config) | {"run_dir": config["run_dir"] + "-later"}
+    later["trainer"]["precision"] = "32-true"
+    for name in ("image", "audio", "text"):
+        load = {"class_path": "modules.parts.load", "init_args": {"path": f"{folder}/encoders.{name}"}}
+        later["model"]["encoders"][name] = load
+    fit(later)
+    assert weights(later["run_dir"])
 
 
 # ---- going on
@@ -180,8 +217,6 @@ def test_several_objectives_with_modalities_taken_away_go_on_with_the_same_bytes
 
 
 def test_a_part_of_a_checkpoint_is_the_part_that_the_run_hands_over(config):
-    from modules import parts
-
     fit(config, "--save_every_steps", "2")
     run_dir = Path(config["run_dir"])
     name = "encoders.image"
@@ -191,8 +226,6 @@ def test_a_part_of_a_checkpoint_is_the_part_that_the_run_hands_over(config):
 
 
 def test_an_untrained_part_has_the_architecture_and_other_weights(aligned_parts):
-    from modules import parts
-
     path = str(aligned_parts / "encoders.image")
     trained, fresh = parts.load(path).state_dict(), parts.untrained(path).state_dict()
     assert fresh.keys() == trained.keys()

@@ -21,6 +21,11 @@ TEXTS = {
 }
 IMAGES = {
     "vit": {**SIZES, "image_size": 32, "patch_size": 8},
+    "dinov2": {
+        **{name: size for name, size in SIZES.items() if name != "intermediate_size"},
+        "image_size": 32,
+        "patch_size": 8,
+    },
     "swin": {
         "image_size": 32,
         "patch_size": 4,

@@ -86,6 +86,8 @@ def test_steps_draw_anew_in_training_and_alike_in_evaluation():
     draws = Draws(0)
     assert not torch.equal(draws.uniform(3, 1), draws.uniform(3, 1))
     draws.eval()
+    assert torch.equal(draws.uniform(20, 5)[:, :3], draws.uniform(20, 3))
+    assert torch.equal(draws.normal(20, 5)[:, :3], draws.normal(20, 3))
     assert torch.equal(draws.uniform(3, 1), draws.uniform(3, 1))
 
 

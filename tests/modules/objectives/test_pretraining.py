@@ -1,5 +1,7 @@
 """Pretraining objectives: what is hidden cannot be seen, only what was asked for is judged, and all of it trains."""
 
+import copy
+
 import pytest
 import torch
 
@@ -98,6 +100,19 @@ def test_the_loss_is_finite_and_falls_when_trained_on(case):
         losses[kind].backward()
         optimizer.step()
     assert sum(history[-10:]) < 0.9 * sum(history[:10])
+
+
+def test_ranks_hide_what_one_process_hides(case, monkeypatch):
+    _, _, objective, inputs = case
+    two = {name: tensor[:2] for name, tensor in inputs.items()}
+    whole, _ = copy.deepcopy(objective).corrupt(two)
+    for rank in range(2):
+        monkeypatch.setattr("modules.objectives.draws.world", lambda rank=rank: (rank, 2))
+        share, _ = copy.deepcopy(objective).corrupt(
+            {name: tensor[rank : rank + 1] for name, tensor in two.items()}
+        )
+        for name, tensor in share.items():
+            assert torch.equal(tensor, whole[name][rank : rank + 1]), name
 
 
 def test_zero_rows_give_a_loss_of_zero_with_gradients(case):
@@ -239,7 +254,9 @@ def test_code_contrast_and_diversity_equal_wav2vec2s_on_the_same_masks_and_distr
     model = Wav2Vec2ForPreTraining(config).eval()
     torch.nn.init.uniform_(model.quantizer.codevectors)
     hidden = torch.rand(3, 20) < 0.5
-    drawn = draw_distractors(hidden, 6)  # numbers of hidden tokens; the library counts all tokens
+    drawn = draw_distractors(
+        hidden, torch.rand(3, 20, 6)
+    )  # numbers of hidden tokens; the library counts all tokens
     positions = hidden.flatten().nonzero().squeeze(1)
     theirs_drawn = torch.zeros(3, 20, 6, dtype=torch.int64)
     theirs_drawn[hidden] = positions[drawn]
@@ -262,7 +279,7 @@ def test_diversity_is_the_share_of_codes_that_the_perplexity_leaves_unused(audio
 
 def test_distractors_are_other_hidden_tokens_of_the_same_row():
     hidden = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
-    drawn = draw_distractors(hidden, 200)
+    drawn = draw_distractors(hidden, torch.rand(4, 5, 200))
     row = hidden.nonzero()[:, 0]
     assert (row[drawn] == row.unsqueeze(1)).all()
     found = [sorted(set(each.tolist())) for each in drawn]
@@ -285,12 +302,12 @@ def test_hidden_runs_are_of_the_length_asked_for_within_real_sound(audio_encoder
 
 
 def test_regions_are_rectangles_of_about_the_share():
-    hidden = regions(400, 8, 0.4, torch.device("cpu"))
+    hidden = regions(torch.rand(400, 3), 8, 0.4)
     for region in hidden[:20]:
         rows, columns = region.any(1), region.any(0)
         assert torch.equal(region, rows.unsqueeze(1) & columns)
     assert hidden.float().mean().item() == pytest.approx(0.4, abs=0.05)
-    assert regions(3, 4, 1.0, torch.device("cpu")).flatten(1).any(1).all()
+    assert regions(torch.rand(3, 3), 4, 1.0).flatten(1).any(1).all()
 
 
 def test_what_is_hidden_is_drawn_from_the_text(image_encoder, text_encoder, text_inputs):

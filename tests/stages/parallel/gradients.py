@@ -122,7 +122,7 @@ STRATEGIES = {
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, strategy, ranks, cases = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4].split(",")
+    strategy, ranks, folder, cases = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4].split(",")
     for case in cases:
         for pieces in (1, 4):
             step(case, folder, strategy, ranks, pieces, None)
