@@ -99,13 +99,24 @@ class Pass:
         return pipeline.broadcast(torch.empty_like(hidden) if leaf.grad is None else leaf.grad, 0)
 
     def compute(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Return what this rank's layers make of some rows."""
+        """Return what this rank's layers make of some rows.
+
+        Raises:
+            ValueError: when it is not of the kind that the next rank waits for.
+        """
+        taken = hidden.dtype
         with self.autocast():
             for number, layer in self.pipeline.compute.items():
                 args, kwargs = self.given[number]
                 if len(self.rows) > 1:
                     args, kwargs = _of_rows((args, kwargs), rows, self.count)
                 hidden = layer(hidden, *args, **kwargs)
+        if not isinstance(hidden, Tensor) or hidden.dtype != taken:
+            found = hidden.dtype if isinstance(hidden, Tensor) else f"a {type(hidden).__name__}"
+            raise ValueError(
+                f"the layers take {taken} and return {found}, expected the same: take configs/trainer/fsdp.yaml for "
+                "this language model"
+            )
         return hidden
 
     def _stage(self, hidden: Tensor) -> PipelineStage:
