@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules import parts
+from modules.parallel import gathered
 from modules.part import class_of
 
 
@@ -19,19 +20,18 @@ class WriteParts(Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what could not be handed over, before the first step."""
-        for part in pl_module.exports().values():
-            parts.describe(part)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Describe what will be handed over while it is whole, and refuse what could not be."""
+        prefixes = {id(module): f"{name}." for name, module in pl_module.named_modules()}
+        self.described = {
+            name: {"card": parts.describe(part), "assets": part.assets(), "prefix": prefixes[id(part)]}
+            for name, part in pl_module.exports().items()
+        }
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        prefixes = {id(module): f"{name}." for name, module in pl_module.named_modules()}
-        checkpoint["parts"] = {
-            name: {"card": parts.describe(part), "assets": part.assets(), "prefix": prefixes[id(part)]}
-            for name, part in pl_module.exports().items()
-        }
+        checkpoint["parts"] = self.described
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step < trainer.max_steps:
@@ -39,11 +39,9 @@ class WriteParts(Callback):
         exports = pl_module.exports()
         about = {"stage": class_of(pl_module).__name__, "steps": trainer.global_step}
         about["cursor"] = trainer.datamodule.cursor
-        parts.save_all(
-            exports,
-            self.folder,
-            {name: {**about, "trained": _trained(part)} for name, part in exports.items()},
-        )
+        more = {name: {**about, "trained": _trained(part)} for name, part in exports.items()}
+        with gathered(trainer.strategy.model):
+            parts.save_all(exports, self.folder, more)
 
 
 def _trained(part: parts.Part) -> list[str]:

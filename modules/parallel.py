@@ -1,6 +1,7 @@
-"""How a model is spread over ranks: sharded (FSDP2), split by tensors, and both; with what must know of it."""
+"""How a model is spread over ranks: sharded (FSDP2), split by tensors, and both; and how it is put together again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -143,6 +144,30 @@ def mesh_of(tensor: Tensor) -> DeviceMesh | None:
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor put together from its ranks; all of them must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Have every parameter whole on every rank for a while, where the older FSDP or DeepSpeed's ZeRO-3 spread them.
+
+    What FSDP2 and tensor parallel spread is put together one tensor at a time (`whole`).
+
+    Args:
+        model: as the strategy has wrapped it.
+    """
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    of_deepspeed = [parameter for parameter in model.parameters() if "ds_id" in vars(parameter)]
+    if isinstance(model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            yield
+    elif of_deepspeed:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(of_deepspeed):
+            yield
+    else:
+        yield
 
 
 def _average(group: ProcessGroup, parameter: Tensor) -> None:

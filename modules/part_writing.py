@@ -161,6 +161,8 @@ def _handed_over(module: Part) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
     from modules.parallel import mesh_of, whole  # costs most of a second
 
     is_first, own = all_ranks()[0] == 0, tensors_of(module)
+    if any(tensor.is_meta for tensor in own.values()):  # of layers that a pipeline has on other ranks
+        own = {name: tensor for name, tensor in module.state_dict().items() if name in own}
     is_spread = any(mesh_of(tensor) is not None for tensor in own.values())
     tensors = {}
     for name, tensor in own.items():

@@ -31,6 +31,7 @@ class Layout:
         precision: as Lightning writes it, such as `bf16-mixed`.
         accumulate: batches of one optimiser step.
         max_steps: of the whole run.
+        pipeline: ranks that share a batch, each with some of a language model's layers.
     """
 
     ranks: int
@@ -38,6 +39,12 @@ class Layout:
     precision: str
     accumulate: int
     max_steps: int
+    pipeline: int = 1
+
+    @property
+    def shares(self) -> int:
+        """How many ranks have samples of their own."""
+        return self.ranks // self.pipeline
 
     @property
     def is_sharded(self) -> bool:
@@ -74,12 +81,14 @@ class Layout:
         """
         strategy = trainer["strategy"]
         name = strategy if isinstance(strategy, str) else strategy["class_path"].rpartition(".")[2]
+        ranks = _devices(trainer["devices"]) * int(trainer["num_nodes"] or 1)
         return cls(
-            _devices(trainer["devices"]) * int(trainer["num_nodes"] or 1),
+            ranks,
             name,
             str(trainer["precision"] or "32-true"),
             int(trainer["accumulate_grad_batches"] or 1),
             int(trainer["max_steps"]),
+            (strategy["init_args"]["size"] or ranks) if name == "Pipeline" else 1,
         )
 
 
@@ -166,6 +175,12 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout) -> Plan:
         for kind in ("weights", "gradients", "optimizer"):
             memory[kind] //= layout.ranks
         memory["gathered weights"] = _largest_block(stage)
+        peak = sum(memory.values())
+    elif layout.pipeline > 1:
+        held, changed = _on_other_ranks(stage, layout.pipeline)
+        memory["weights"] -= held * layout.weight_bytes
+        memory["gradients"] -= changed * layout.weight_bytes
+        memory["optimizer"] -= changed * STATE_BYTES
         peak = sum(memory.values())
     elif layout.ranks > 1:
         memory["buckets of gradients"] = gradients
@@ -292,6 +307,22 @@ def _largest_block(stage: Stage) -> int:
     return 2 * max(sizes, default=0)
 
 
+def _on_other_ranks(stage: Stage, ranks: int) -> tuple[int, int]:
+    """Return how many parameters, and trained ones, are at least in layers that a pipeline has on other ranks.
+
+    Raises:
+        ValueError: when its layers cannot be divided.
+    """
+    from modules.pipeline import dividable_layers  # costs a second
+
+    layers = dividable_layers(stage, ranks)
+    most = -(-len(layers) // ranks)
+    sizes = [[(p.numel(), p.requires_grad) for p in layer.parameters()] for layer in layers]
+    held = sorted(sum(size for size, _ in layer) for layer in sizes)
+    changed = sorted(sum(size for size, is_trained in layer if is_trained) for layer in sizes)
+    return sum(held[: len(layers) - most]), sum(changed[: len(layers) - most])
+
+
 def _warnings(stage: Stage, batch_size: int, layout: Layout) -> list[str]:
     optim, found = stage.optim, []
     contrasts = "logit_scale" in {name.rpartition(".")[2] for name, _ in stage.named_parameters()}
@@ -307,9 +338,9 @@ def _warnings(stage: Stage, batch_size: int, layout: Layout) -> list[str]:
     ):
         if not low <= value <= high:
             found.append(f"model.optim.{key} is {value:g}; large models take {low:g} to {high:g}")
-    if layout.ranks > 1 and batch_size % layout.ranks:
+    if layout.shares > 1 and batch_size % layout.shares:
         found.append(
-            f"data.batch_size {batch_size} does not divide by {layout.ranks} ranks: the run will be refused"
+            f"data.batch_size {batch_size} does not divide by {layout.shares} ranks: the run will be refused"
         )
     return found
 

@@ -5,7 +5,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,6 +18,9 @@ from datamodules.batch import Batch
 from modules import parallel
 from modules.collectives import counted
 from modules.parts import Part
+
+if TYPE_CHECKING:
+    from modules.pipeline import LayerPipeline  # costs a second
 
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 """Where AdamW has one kernel for all parameters, in every torch that we support."""
@@ -107,6 +110,8 @@ class Stage(LightningModule):
         self.lr_factors = dict(lr_factors or {})
         self._window = Window()
         self._is_distributed = False
+        self.pipeline: LayerPipeline | None = None
+        """Where the strategy has divided the layers of a language model over ranks."""
 
     # ---- what a stage says of itself
 
@@ -191,10 +196,11 @@ class Stage(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Bring accumulated gradients to those of the mean over all terms, before they are clipped."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if self.pipeline is not None:
+            self.pipeline.agree(parameters)
         if self.trainer.accumulate_grad_batches > 1:
-            gradients = [
-                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-            ]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self._window.close(gradients, self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -210,8 +216,12 @@ class Stage(LightningModule):
     ) -> None:
         """Clip by the norm over all ranks, however the parameters are spread."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        is_by_norm = gradient_clip_val and gradient_clip_algorithm in (None, "norm")
+        if self.pipeline is not None and is_by_norm:
+            self.pipeline.clip_gradients(parameters, gradient_clip_val)
+            return
         is_spread = any(parallel.mesh_of(parameter) is not None for parameter in parameters)
-        if is_spread and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+        if is_spread and is_by_norm:
             parallel.clip_gradients(parameters, gradient_clip_val)
             return
         plugin = self.trainer.precision_plugin

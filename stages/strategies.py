@@ -1,10 +1,20 @@
-"""Sharded: FSDP2 over all ranks, or over those that tensors are not split over."""
+"""Sharded: FSDP2 over all ranks, or over those that tensors are not split over. Pipeline: layers over ranks."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.optim import Optimizer
+
+from modules import collectives, pipeline
+from stages.stage import Stage
 
 
 class Sharded(ModelParallelStrategy):
@@ -49,3 +59,125 @@ class Sharded(ModelParallelStrategy):
 
         assert self.model is not None
         return restore(Path(self.broadcast(str(checkpoint_path))), self.model, self.optimizers)
+
+
+class Pipeline(DDPStrategy):
+    """The layers of a language model divided over ranks, which batches go through in pieces (torch's pipelining).
+
+    How stands in `modules/pipeline.py`. It runs on GPUs (nccl) and on CPUs (gloo). The ranks of a pipeline share a
+    batch; where there are more ranks, several pipelines have batches of their own, and gradients are averaged.
+    Checkpoints and parts are those of one process.
+
+    Args:
+        microbatches: pieces of a batch; with n ranks, a rank waits for (n - 1) / (microbatches + n - 1) of the time.
+        size: ranks of one pipeline; None for all.
+        timeout_minutes: how long a rank waits for the others before it gives up.
+
+    Raises:
+        ValueError: when a number is not positive.
+    """
+
+    def __init__(self, microbatches: int = 4, size: int | None = None, timeout_minutes: float = 30.0) -> None:
+        if microbatches < 1 or (size is not None and size < 1):
+            raise ValueError(f"expected positive numbers, got microbatches={microbatches} and size={size}")
+        super().__init__(timeout=timedelta(minutes=timeout_minutes))
+        self.microbatches, self.size = microbatches, size
+
+    @property
+    def stage(self) -> Stage:
+        assert isinstance(self.lightning_module, Stage)
+        return self.lightning_module
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Ranks of a pipeline share samples."""
+        rank, samples = collectives.world()
+        return {"num_replicas": samples, "rank": rank}
+
+    def setup_environment(self) -> None:
+        """Divide the ranks.
+
+        Raises:
+            ValueError: when they do not divide by `size`.
+        """
+        ranks = self.num_nodes * self.num_processes
+        size = self.size or ranks
+        if ranks % size:
+            raise ValueError(
+                f"size is {size}, which does not divide the {ranks} ranks ({self.num_nodes} nodes of "
+                f"{self.num_processes}): expected a divisor"
+            )
+        super().setup_environment()
+        names = ("data_parallel", "pipeline")
+        self.mesh = init_device_mesh(self.root_device.type, (ranks // size, size), mesh_dim_names=names)
+        collectives.use_group(self.mesh["data_parallel"].get_group())
+
+    def setup(self, trainer: Trainer) -> None:
+        """Divide the layers, behind whose restored weights this comes, and move to the device what stays here.
+
+        Raises:
+            ValueError: when they cannot be divided, or gradients would be scaled by each rank on its own.
+        """
+        if trainer.precision == "16-mixed":
+            raise ValueError(
+                "a pipeline's ranks would each scale float16 gradients on their own: set trainer.precision to "
+                "bf16-mixed or 32-true"
+            )
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        self.precision_plugin.convert_module(self.stage)
+        if self.stage.pipeline is None:
+            layers = pipeline.dividable_layers(self.stage, self.mesh["pipeline"].size())
+            self.stage.pipeline = pipeline.LayerPipeline(
+                layers, self.mesh, microbatches=self.microbatches, device=self.root_device
+            )
+        self.model_to_device()
+        if trainer.state.fn is TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def model_to_device(self) -> None:
+        """Move all but the layers of other ranks, of which there is nothing to move."""
+        with self._layers_aside():
+            self.stage.to(self.root_device)
+
+    def teardown(self) -> None:
+        with self._layers_aside():
+            super().teardown()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return on the first rank the state of all layers' parameters; all ranks call it."""
+        assert self.stage.pipeline is not None
+        saved = super().optimizer_state(optimizer)
+        mine = self.stage.pipeline.own_parameters()
+        numbers = [number for number, each in enumerate(_parameters(optimizer)) if each in mine]
+        tensors = {
+            (number, name): value
+            for number in numbers
+            for name, value in saved["state"].get(number, {}).items()
+        }
+        for (number, name), value in self.stage.pipeline.gather(tensors).items():
+            saved["state"].setdefault(number, {})[name] = value
+        return saved
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load the states of the parameters that are here."""
+        states = []
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            here = {number for number, each in enumerate(_parameters(optimizer)) if not each.is_meta}
+            states.append(
+                {
+                    **saved,
+                    "state": {number: value for number, value in saved["state"].items() if number in here},
+                }
+            )
+        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
+
+    def _layers_aside(self) -> AbstractContextManager[None]:
+        module = self.lightning_module
+        is_divided = isinstance(module, Stage) and module.pipeline is not None
+        return module.pipeline.others_aside() if is_divided else nullcontext()
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

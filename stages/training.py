@@ -220,7 +220,7 @@ class TrainingCLI(LightningCLI):
         """Say what the run will need and do."""
         asked = self.config["plan"]
         layout = planning.Layout.of(asked["trainer"])
-        batch = self.datamodule.example(layout.ranks)
+        batch = self.datamodule.example(layout.shares)
         found = planning.plan(self.model, batch, self.datamodule.batch_size, layout)
         planning.report(found, asked["mfu"], asked["peak_tflops"])
 

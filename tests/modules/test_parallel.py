@@ -1,13 +1,16 @@
 """Spreading a model over ranks: what cannot be split is refused by name; layers computed twice give the same."""
 
 import copy
+import os
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from modules import adapters, parallel
+from modules import adapters, parallel, parts
+from modules.card import tensors_of
+from modules.projections import Projection
 
 
 @pytest.fixture
@@ -48,3 +51,68 @@ def test_layers_computed_twice_keep_less_and_give_the_same_gradient(text_inputs,
     assert kept["twice"] < kept["plain"] / 3
     for (name, one), other in zip(plain.named_parameters(), twice.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=0, msg=name)
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = Projection(8, 4), Projection(6, 4)
+
+
+def of_fsdp1(model):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    policy = ModuleWrapPolicy({torch.nn.Linear})
+    return FullyShardedDataParallel(
+        model, auto_wrap_policy=policy, device_id=torch.device("cpu"), use_orig_params=True
+    )
+
+
+def of_zero3(model):
+    os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(dist.get_rank()), "LOCAL_RANK": str(dist.get_rank())}
+    os.environ["WORLD_SIZE"] = "2"
+    import deepspeed
+
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+    }
+    deepspeed.init_distributed("gloo")
+    return deepspeed.initialize(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), config=config
+    )[0]
+
+
+def put_together(spread):
+    """The tensors of a part and its card's: before it is spread, while it is, and put together."""
+    model = Two()
+    before = {name: tensor.clone() for name, tensor in tensors_of(model.first).items()}
+    card = parts.describe(model.first)
+    wrapped = spread(model)
+    own = {name: tuple(tensor.shape) for name, tensor in model.first.named_parameters()}
+    with parallel.gathered(wrapped):
+        after = {name: tensor.clone() for name, tensor in tensors_of(model.first).items()}
+        is_described = parts.describe(model.first) == card
+    return before, own, after, is_described
+
+
+def by_fsdp1(rank):
+    return put_together(of_fsdp1)
+
+
+def by_zero3(rank):
+    return put_together(of_zero3)
+
+
+@pytest.mark.parametrize("spread", [by_fsdp1, pytest.param(by_zero3, marks=pytest.mark.slow)])
+def test_what_older_strategies_spread_is_put_together(spread, on_two_ranks):
+    for before, own, after, is_described in on_two_ranks(spread):
+        assert own["query"] != (8,) or own["norm.bias"] != (8,)
+        assert is_described
+        assert list(after) == list(before)
+        for name, tensor in before.items():
+            torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)

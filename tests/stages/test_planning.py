@@ -126,6 +126,25 @@ def test_sharding_divides_what_is_sharded_and_nothing_else(aligned_stage):
     assert four["activations"] == one["activations"]
 
 
+def test_a_pipeline_leaves_out_the_layers_of_other_ranks(aligned_parts, tokenizer_path, config, seen):
+    llama = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
+             "num_attention_heads": 2}  # fmt: skip
+    text = {
+        "class_path": "modules.language_model.LanguageModel",
+        "init_args": {"config": llama, "tokenizer": tokenizer_path, "max_tokens": 48},
+    }
+    config["model"]["encoders"] = {"image": loaded(aligned_parts, "encoders.image"), "text": text}
+    command(config, "plan")
+    strategy = {"class_path": "stages.strategies.Pipeline", "init_args": {"size": 2}}
+    config["trainer"].update(devices=4, strategy=strategy)
+    command(config, "plan")
+    one, two = seen
+    layer = 4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
+    assert two.layout == Layout(4, "Pipeline", "32-true", 1, 2, pipeline=2)
+    assert two.memory["gradients"] == one.memory["gradients"] - 2 * layer * 4
+    assert two.memory["optimizer"] == one.memory["optimizer"] - 2 * layer * 8
+
+
 def test_accumulation_keeps_gradients_beside_activations(aligned_stage):
     batch, build = aligned_stage
     once = plan(build(), batch, 4, Layout(1, "auto", "32-true", 1, 10))

@@ -20,7 +20,7 @@ from stages.align import Align
 from stages.instruct import Instruct
 from stages.pretrain import Pretrain
 from stages.stage import Stage
-from stages.strategies import Sharded
+from stages.strategies import Pipeline, Sharded
 
 BATCH = 32
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -28,6 +28,7 @@ WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0
 BERT = {"model_type": "bert", **SMALL, **WITHOUT_DROPOUT}
 VIT = {"model_type": "vit", "image_size": 32, "patch_size": 8, **SMALL, **WITHOUT_DROPOUT}
 LLAMA = {"model_type": "llama", "max_position_embeddings": 256, **SMALL}
+DEEP = {**LLAMA, "num_hidden_layers": 4}
 
 
 class FixedMasks(MaskedLanguage):
@@ -55,6 +56,10 @@ class KeepGradients(Callback):
             for name, parameter in stage.named_parameters()
             if parameter.grad is not None
         }
+        if stage.pipeline is not None:
+            own = stage.pipeline.own_parameters()
+            mine = {name: value.grad for name, value in stage.named_parameters() if value in own}
+            gradients |= stage.pipeline.gather(mine)
         if trainer.is_global_zero:
             torch.save(gradients, self.file)
 
@@ -66,8 +71,10 @@ def stage_of(case: str, tokenizer: str, chunks: int) -> Stage:
     encoders = {"image": image, "text": text}
     if case == "masked":
         return Pretrain("text", text, FixedMasks)
-    if case == "tokens":
-        language_model = LanguageModel(config=LLAMA, tokenizer=tokenizer, max_tokens=128)
+    if case in ("tokens", "deep"):
+        language_model = LanguageModel(
+            config=LLAMA if case == "tokens" else DEEP, tokenizer=tokenizer, max_tokens=128
+        )
         return Instruct(language_model, {"image": image})
     if case == "causal-tower":
         encoders["text"] = LanguageModel(config=LLAMA, tokenizer=tokenizer, max_tokens=48)
@@ -82,10 +89,10 @@ def matching() -> Weighted:
 
 def step(case: str, folder: Path, strategy: str, ranks: int, pieces: int, clip: float | None) -> None:
     """Take one step on 32 samples, in `pieces` batches in turn, or as one batch encoded in pieces."""
-    compares = case not in ("masked", "tokens")
+    compares = case not in ("masked", "tokens", "deep")
     stage = stage_of(case, str(folder / "tokenizer.json"), pieces if compares else 1)
     data = SampleDataModule(
-        str(folder / ("instructions" if case == "tokens" else "scenes")),
+        str(folder / ("instructions" if case in ("tokens", "deep") else "scenes")),
         batch_size=BATCH if compares else BATCH // pieces,
         num_workers=0,
         input_configs=stage.input_configs,
@@ -118,6 +125,10 @@ STRATEGIES = {
     "fsdp2": lambda ranks: Sharded(),
     "tp": lambda ranks: Sharded(tensor_parallel_size=ranks),
     "fsdp2+tp": lambda ranks: Sharded(tensor_parallel_size=2),
+    "pipeline": lambda ranks: Pipeline(),
+    "pipeline-whole": lambda ranks: Pipeline(microbatches=1),
+    "pipeline-uneven": lambda ranks: Pipeline(microbatches=3),
+    "ddp+pipeline": lambda ranks: Pipeline(size=2),
 }
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def train(case: str, folder: Path, strategy: str, ranks: int, steps: int) -> Non
         strategy=STRATEGIES[strategy](ranks),
         max_steps=max(steps, 1),
         max_epochs=-1,
+        gradient_clip_val=0.1,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -70,5 +71,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     strategy, ranks, folder, cases = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4].split(",")
     for case in cases:
-        for steps in (0, 2):
+        for steps in (0, 3):
             train(case, folder, strategy, ranks, steps)

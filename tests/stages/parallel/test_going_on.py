@@ -15,6 +15,9 @@ CROSSINGS = [
     (("fsdp2", 2), ("one", 1)),
     (("one", 1), ("fsdp2", 2)),
     (("fsdp2", 2), ("fsdp2+tp", 4)),
+    (("pipeline", 2), ("pipeline", 2)),
+    (("pipeline", 2), ("one", 1)),
+    (("fsdp2", 2), ("pipeline", 2)),
 ]
 TOLERANCE = 1e-5  # the rates are 1e-3 and less
 

@@ -17,6 +17,11 @@ SPREADS = [
     ("tp", 2, SPLIT),
     ("tp", 4, SPLIT),
     ("fsdp2+tp", 4, SPLIT),
+    ("pipeline", 2, ["tokens", "causal-tower"]),
+    ("pipeline-whole", 2, ["tokens"]),
+    ("pipeline-uneven", 2, ["tokens"]),
+    ("pipeline", 4, ["deep"]),
+    ("ddp+pipeline", 4, ["deep"]),
 ]
 TOLERANCE = 1e-6
 
@@ -24,7 +29,7 @@ TOLERANCE = 1e-6
 @pytest.fixture(scope="module")
 def on_one(folder: Path, on_ranks) -> Path:
     """The folder, with the gradients of one process."""
-    on_ranks("gradients.py", "one", 1, folder, ",".join(CASES))
+    on_ranks("gradients.py", "one", 1, folder, ",".join([*CASES, "deep"]))
     return folder
 
 
