@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from callbacks.logged_steps import is_logged_step
 from datamodules.batch import Batch
@@ -172,7 +173,7 @@ class Stage(LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        """Refuse to accumulate what does not add up.
+        """Refuse to accumulate what does not add up, and warn of what depends on the number of ranks.
 
         Raises:
             ValueError: when the loss compares the samples of a batch.
@@ -183,6 +184,7 @@ class Stage(LightningModule):
                 "samples of a batch, and those of several batches would not meet: raise data.batch_size, and set "
                 "model.chunks to encode it in pieces"
             )
+        self._warn_of_batch_norms()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         self.trainer.datamodule.consumed(batch)
@@ -255,6 +257,21 @@ class Stage(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- how it is done
+
+    def _warn_of_batch_norms(self) -> None:
+        found = [
+            ".".join(name.split(".")[:2])
+            for name, module in self.named_modules()
+            if isinstance(module, _BatchNorm)
+            and not isinstance(module, nn.SyncBatchNorm)
+            and _is_trained(module)
+        ]
+        if found and self.trainer.world_size > 1:
+            rank_zero_warn(
+                f"{', '.join(sorted(set(found)))} have batch norms, whose statistics are over a rank's own samples: "
+                "the gradient depends on the number of ranks. Freeze them (lr_factors: 0), take an encoder with layer "
+                "norms, or, on GPUs under ddp, set trainer.sync_batchnorm to true"
+            )
 
     def _log(
         self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()
@@ -336,6 +353,10 @@ class Stage(LightningModule):
             {"params": parameters, "lr": self.optim.lr * factor, "weight_decay": decay}
             for (factor, decay, _), parameters in sorted(groups.items(), reverse=True)
         ]
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def can_be_fused(groups: list[dict[str, Any]]) -> bool:

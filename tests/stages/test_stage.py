@@ -1,5 +1,6 @@
 """Stage: factors by prefix, freezing that is freezing, and the schedule."""
 
+import warnings
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -156,3 +157,22 @@ def test_parameters_on_two_kinds_of_device_are_not_stepped_by_one_kernel():
     assert can_be_fused([{"params": [here]}])
     assert not can_be_fused([{"params": [here]}, {"params": [there]}])
     assert not can_be_fused([{"params": [there]}])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "factors", "is_warned"), [(2, {}, True), (1, {}, False), (2, {"encoders": 0}, False)]
+)
+def test_a_batch_norm_that_is_trained_on_several_ranks_is_named(ranks, factors, is_warned):
+    stage = Tiny(factors)
+    stage.encoders["image"].norm = nn.BatchNorm1d(4)
+    stage._trainer = SimpleNamespace(
+        world_size=ranks, accumulate_grad_batches=1, model=stage, strategy=SimpleNamespace(device_mesh=None)
+    )
+    for name, parameter in stage.named_parameters():
+        parameter.requires_grad_(not any(name.startswith(prefix) for prefix in factors))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stage.on_fit_start()
+    said = [str(each.message) for each in caught if "batch norms" in str(each.message)]
+    assert bool(said) == is_warned
+    assert all("encoders.image have batch norms" in each for each in said)
