@@ -4,6 +4,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+WIDE = 192
 
 
 class Float32Products(Callback):
@@ -11,16 +14,26 @@ class Float32Products(Callback):
 
     torch multiplies in float32 by MKL, which runs at half speed on AMD's CPUs with AVX-512, and in lower precision by
     oneDNN. The setting "medium" allows oneDNN for float32 and would allow it to round to bfloat16, which it does only
-    with AMX, an extension of other CPUs: that nothing is rounded is looked at before it is relied on.
+    with AMX, an extension of other CPUs: that nothing is rounded is looked at before it is relied on. Small products
+    are left to MKL, which begins them sooner: of whole steps oneDNN's took 1.9 times the CPU time at width 32, 1.1 at 128,
+    0.9 at 256.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.before = torch.get_float32_matmul_precision()
-        if stage == "fit" and trainer.strategy.root_device.type == "cpu" and self.before == "highest":
+        is_asked = stage == "fit" and trainer.strategy.root_device.type == "cpu" and self.before == "highest"
+        if is_asked and is_wide(pl_module):
             use_onednn_if_faster()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         torch.set_float32_matmul_precision(self.before)
+
+
+def is_wide(module: nn.Module) -> bool:
+    """Return whether most weights are in matrices of at least `WIDE` rows and columns."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim == 2]
+    wide = sum(matrix.numel() for matrix in matrices if min(matrix.shape) >= WIDE)
+    return 2 * wide > sum(matrix.numel() for matrix in matrices)
 
 
 def use_onednn_if_faster() -> bool:
