@@ -15,8 +15,8 @@ class Float32Products(Callback):
     torch multiplies in float32 by MKL, which runs at half speed on AMD's CPUs with AVX-512, and in lower precision by
     oneDNN. The setting "medium" allows oneDNN for float32 and would allow it to round to bfloat16, which it does only
     with AMX, an extension of other CPUs: that nothing is rounded is looked at before it is relied on. Small products
-    are left to MKL, which begins them sooner: whole steps by oneDNN took 1.9 times its CPU time at width 32, 1.1 at 128,
-    0.9 at 256.
+    are left to MKL, which begins them sooner: whole steps by oneDNN took 1.9 times its CPU time at width 32, 1.1 at
+    128, 0.9 at 256.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
