@@ -21,6 +21,7 @@ FAMILIES = {
     ],
     "image": [
         "vit",
+        "dinov2",
         "swin",
         "resnet",
         "mobilevit",
