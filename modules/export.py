@@ -187,10 +187,9 @@ def _tolerable(
             drifts[name] = max(0.0, 1 - torch.cat(cosines).mean().item())
     chosen, total = [], 0.0
     for name in sorted(sizes, key=lambda name: drifts[name] / sizes[name]):
-        total += drifts[name]
-        if total > max_drift:
-            break
-        chosen.append(name)
+        if total + drifts[name] <= max_drift:  # a smaller one behind one that is too much may still fit
+            total += drifts[name]
+            chosen.append(name)
     return chosen
 
 
