@@ -74,7 +74,8 @@ class FiniteSteps(Callback):
         # A gradient scaler looks for infinite gradients by itself: it makes them when its scale is too large.
         is_scaled = isinstance(precision, MixedPrecision) and precision.scaler is not None
         if parameters and not is_scaled:
-            own = torch.maximum(own, _is_bad(_local_norms(parameters)))
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            own = torch.maximum(own, _are_bad(gradients, own.device))
         bad = own.clone()
         if all_ranks()[1] > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
@@ -139,10 +140,19 @@ def _is_bad(value: Tensor) -> Tensor:
     return (~torch.isfinite(value)).any().float()
 
 
-def _local_norms(parameters: list[torch.nn.Parameter]) -> Tensor:
-    """Return the norms of the gradients, of this rank's shards where they are sharded: (parameters,)."""
-    grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters]
-    return torch.stack([norm.float() for norm in torch._foreach_norm(grads)])
+def _are_bad(gradients: list[Tensor], device: torch.device) -> Tensor:
+    """Return 1 where any of this rank's gradients, or its shard of one, is not finite, else 0, as a scalar.
+
+    By the kernel with which a gradient scaler looks, in one pass over all; a scale of 1 changes nothing.
+    """
+    found, scale = torch.zeros((), device=device), torch.ones((), device=device)
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for gradient in gradients:
+        own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        by_dtype.setdefault(own.dtype, []).append(own)
+    for same in by_dtype.values():
+        torch._amp_foreach_non_finite_check_and_unscale_(same, found, scale)
+    return found
 
 
 def _takes_found_inf(optimizer: Optimizer) -> bool:
