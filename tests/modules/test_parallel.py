@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 
 import pytest
 import torch
@@ -110,6 +111,8 @@ def by_zero3(rank):
 
 @pytest.mark.parametrize("spread", [by_fsdp1, pytest.param(by_zero3, marks=pytest.mark.slow)])
 def test_what_older_strategies_spread_is_put_together(spread, on_two_ranks):
+    if spread is by_zero3 and not shutil.which("c++"):
+        pytest.skip("DeepSpeed builds its collectives for CPUs with a C++ compiler, and there is none")
     for before, own, after, is_described in on_two_ranks(spread):
         assert own["query"] != (8,) or own["norm.bias"] != (8,)
         assert is_described
