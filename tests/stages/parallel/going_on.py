@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from gradients import STRATEGIES, stage_of
-from lightning.pytorch import Trainer
+from gradients import stage_of, trainer_of
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.parts import WriteParts
@@ -27,17 +26,10 @@ def fit(folder: Path, run: Path, strategy: str, ranks: int, max_steps: int) -> N
         require=stage.require,
     )
     checkpoints = Checkpoints(run / "checkpoints", every_n_steps=2, best=None)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy=STRATEGIES[strategy](ranks),
+    trainer = trainer_of(
+        strategy,
+        ranks,
         max_steps=max_steps,
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
         plugins=[checkpoints.in_memory],
         callbacks=[WriteParts(run / "parts"), checkpoints],
     )

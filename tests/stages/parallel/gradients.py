@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -98,21 +99,30 @@ def step(case: str, folder: Path, strategy: str, ranks: int, pieces: int, clip: 
         input_configs=stage.input_configs,
         require=stage.require,
     )
-    Trainer(
+    trainer_of(
+        strategy,
+        ranks,
+        max_steps=1,
+        accumulate_grad_batches=1 if compares else pieces,
+        gradient_clip_val=clip,
+        callbacks=[KeepGradients(folder / name_of(case, strategy, ranks, pieces, clip))],
+    ).fit(stage, data)
+
+
+def trainer_of(strategy: str, ranks: int, **more: Any) -> Trainer:
+    """Return a trainer on so many CPUs that writes nothing but what its callbacks do."""
+    return Trainer(
         accelerator="cpu",
         devices=ranks,
         strategy=STRATEGIES[strategy](ranks),
-        max_steps=1,
         max_epochs=-1,
-        accumulate_grad_batches=1 if compares else pieces,
-        gradient_clip_val=clip,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        callbacks=[KeepGradients(folder / name_of(case, strategy, ranks, pieces, clip))],
-    ).fit(stage, data)
+        **more,
+    )
 
 
 def name_of(case: str, strategy: str, ranks: int, pieces: int, clip: float | None) -> str:

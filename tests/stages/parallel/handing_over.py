@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from gradients import LLAMA, STRATEGIES, VIT, stage_of
+from gradients import LLAMA, VIT, stage_of, trainer_of
 from lightning.pytorch import Callback, Trainer
 
 from callbacks.parts import WriteParts
@@ -51,18 +51,11 @@ def train(case: str, folder: Path, strategy: str, ranks: int, steps: int) -> Non
         require=stage.require,
     )
     left = folder / "left" / f"{strategy}-{ranks}" / f"{case}-{steps}"
-    Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy=STRATEGIES[strategy](ranks),
+    trainer_of(
+        strategy,
+        ranks,
         max_steps=max(steps, 1),
-        max_epochs=-1,
         gradient_clip_val=0.1,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
         callbacks=[WriteParts(left), *([] if steps else [Hold()])],
     ).fit(stage, data)
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from gradients import BERT, STRATEGIES, VIT
+from gradients import BERT, VIT, trainer_of
 from lightning.pytorch import Callback, Trainer
 
 from datamodules.samples import SampleDataModule
@@ -67,16 +67,9 @@ if __name__ == "__main__":
         require=stage.require,
     )
     data.order = Order(8 * steps, seed=0, shuffle=False)
-    Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy=STRATEGIES[strategy](ranks),
+    trainer_of(
+        strategy,
+        ranks,
         max_steps=steps,
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
         callbacks=[KeepAllGradients(folder / f"presence-{strategy}.pt")],
     ).fit(stage, data)
