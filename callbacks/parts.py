@@ -22,6 +22,8 @@ class WriteParts(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Describe what will be handed over while it is whole, and refuse what could not be."""
+        if stage != "fit":
+            return
         prefixes = {id(module): f"{name}." for name, module in pl_module.named_modules()}
         self.described = {
             name: {"card": parts.describe(part), "assets": part.assets(), "prefix": prefixes[id(part)]}
