@@ -5,8 +5,9 @@ import random
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from modules.seeding import seed_torch
 
 
 class StepSeeds(Callback):
@@ -28,9 +29,4 @@ class StepSeeds(Callback):
         number = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
         random.seed(number)
         np.random.seed(number)
-        # Not `torch.manual_seed`, which without a GPU in use notes each call, and where it came from, for later.
-        torch.default_generator.manual_seed(number)
-        if pl_module.device.type == "cuda":
-            torch.cuda.manual_seed(number)
-        elif pl_module.device.type == "mps":
-            torch.mps.manual_seed(number)
+        seed_torch(number, pl_module.device)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from modules.seeding import seed_torch
+
 if TYPE_CHECKING:
     from modules.pipeline import LayerPipeline
 
@@ -139,10 +141,7 @@ class Pass:
         """Have dropout draw in the backward what it drew in the forward."""
         device = self.pipeline.device
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
-            # Not `torch.manual_seed`, which without a GPU in use notes each call, and where it came from, for later.
-            torch.default_generator.manual_seed(self.seed)
-            if device.type == "cuda":
-                torch.cuda.manual_seed(self.seed)
+            seed_torch(self.seed, device)
             yield
 
 
