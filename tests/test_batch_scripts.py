@@ -78,3 +78,16 @@ def test_a_task_of_an_array_requeues_itself_alone(tmp_path):
 def test_a_job_that_was_cancelled_stays_so_and_one_whose_time_was_up_goes_on(ends, requeued, tmp_path):
     asked = submitted(tmp_path, 75, state="COMPLETING", ends=ends)[1]
     assert asked == (["requeue 123"] if requeued else [])
+
+
+@pytest.mark.parametrize(
+    ("state", "ends", "requeued"),
+    [
+        ("COMPLETING", "2020-01-01T00:00:00", True),
+        ("COMPLETING", "N/A", False),
+        ("RUNNING", "2020-01-01T00:00:00", False),
+    ],
+)
+def test_a_job_that_finished_when_its_time_was_up_starts_once_more(state, ends, requeued, tmp_path):
+    asked = submitted(tmp_path, 0, state=state, ends=ends)[1]
+    assert asked == (["requeue 123"] if requeued else [])

@@ -5,11 +5,24 @@
 
 MAX_RESTARTS=${MAX_RESTARTS:-50}
 
-# Slurm says COMPLETING of a job that was ended while this shell still runs: it was cancelled, unless its time is up.
-# It could be requeued, but that is not what who cancelled it wants. $1 is when its time is up, N/A for never.
-was_cancelled() {
-    [[ $(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) == *JobState=COMPLETING* ]] || return 1
-    [[ $1 != *T* ]] || (($(date +%s) < $(date -d "$1" +%s)))
+# Slurm says COMPLETING of a job that it has ended while this shell still runs: its time is up, or it was cancelled.
+was_ended() {
+    [[ $(scontrol show job "$SLURM_JOB_ID" 2>/dev/null) == *JobState=COMPLETING* ]]
+}
+
+# $1 is when the job's time is up, N/A for never.
+time_is_up() {
+    [[ $1 == *T* ]] && (($(date +%s) >= $(date -d "$1" +%s)))
+}
+
+# What was stopped or lost goes on; a cancelled job could too, but that is not what who cancelled it wants. A step that
+# finished when its time was up is a TIMEOUT to Slurm, for which no other job may wait: it starts once more, finds
+# nothing to do, and is COMPLETED. $1 is the step's exit code, $2 when the job's time is up.
+goes_on() {
+    case $1 in
+        0) was_ended && time_is_up "$2" ;;
+        *) (($1 == 75 || $1 > 128)) && [[ ! -s $TRIVIUM_ERROR_FILE ]] && { ! was_ended || time_is_up "$2"; } ;;
+    esac
 }
 
 run_or_requeue() {
@@ -23,8 +36,7 @@ run_or_requeue() {
     trap : TERM USR1
     "$@"
     code=$?
-    if ((code == 75 || code > 128)) && [[ ! -s $TRIVIUM_ERROR_FILE ]] && ((restarts < MAX_RESTARTS)) &&
-        ! was_cancelled "$ends"; then
+    if ((restarts < MAX_RESTARTS)) && goes_on "$code" "$ends"; then
         echo "start $restarts of job $job ended with code $code: it goes on in two minutes or more"
         scontrol requeue "$job"
     fi

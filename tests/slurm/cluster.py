@@ -254,8 +254,8 @@ class Cluster:
         raise TimeoutError(f"job {job} did not end within {seconds} s: {self.show(job)}")
 
     @staticmethod
-    def wait(holds: Callable[[], object], seconds: float, what: str) -> None:
-        """Wait until something holds.
+    def wait(holds: Callable[[], object], seconds: float, what: str, every_s: float = 0.1) -> None:
+        """Wait until something holds, looking every so often.
 
         Raises:
             TimeoutError: when it does not.
@@ -264,7 +264,7 @@ class Cluster:
         while not holds():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited {seconds} s until {what}")
-            time.sleep(0.1)
+            time.sleep(every_s)
 
 
 def _pids_in(space: str) -> Iterator[int]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tiny_run import BATCH, STEPS, Run
+from tiny_run import BATCH, ROOT, STEPS, Run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 RANK = r"python\S* -m tiny fit"
@@ -157,7 +157,7 @@ STEP_S = {"kill-a-slurmd": 1.0}  # Slurm takes a while to notice; till then the 
 def test_a_fault_in_training_changes_nothing(fault, healthy, base, shards, undisturbed):
     run = Run(healthy, base / fault, shards, model={"step_s": STEP_S.get(fault, 0.15)})
     job = run.submit()
-    run.reach(random.Random(os.environ.get("FAULT_SEED", "") + fault).randrange(2, STEPS - 8))
+    run.reach(random.Random(os.environ.get("FAULT_SEED", "") + fault).randrange(2, STEPS - 15))
     began = time.monotonic()
     FAULTS[fault](run, job)
     ends_like_an_undisturbed_one(run, job, undisturbed, began)
@@ -176,10 +176,41 @@ def test_a_signal_during_imports_changes_nothing(number, run, undisturbed):
 
 @pytest.mark.parametrize("warned", [True, False])
 def test_a_time_limit_changes_nothing(warned, healthy, base, shards, undisturbed):
-    run = Run(healthy, base / f"time-{warned}", shards, model={"step_s": 3.0})
+    # Longer than the two minutes, the half that Slurm may add, and the time it gives to end: never finished in between.
+    run = Run(healthy, base / f"time-{warned}", shards, model={"step_s": 4.5})
     began = time.monotonic()
     job = run.submit("--time=2", "--signal=USR1@30" if warned else "--signal=USR1@0")
     ends_like_an_undisturbed_one(run, job, undisturbed, began, 400)
+    assert int(run.cluster.show(job)["Restarts"]) >= 1
+
+
+def test_a_step_that_finishes_when_its_time_is_up_is_not_a_timeout(healthy, tmp_path):
+    """Jobs that wait for this one, as `afterok`, would wait for ever."""
+    step = tmp_path / "step.sh"
+    step.write_text('trap "exit 0" TERM\n[[ -n $SLURM_RESTART_COUNT ]] && exit 0\nsleep 600 & wait\n')
+    script = tmp_path / "job.sh"
+    script.write_text(
+        f"#!/bin/bash\nsource {ROOT}/configs/slurm/requeue.sh\nrun_or_requeue srun bash {step}\n"
+    )
+    job = healthy.submit("--time=1", "--requeue", f"--output={tmp_path}/output.txt", str(script))
+    about = healthy.finish(job, 180)
+    assert about["JobState"] == "COMPLETED", (tmp_path / "output.txt").read_text()
+    assert int(about["Restarts"]) == 1
+
+
+def freezes_while_it_writes(run: Run) -> bool:
+    """Wait for a checkpoint to be begun and stop the ranks; where it was whole by then, let them go on."""
+    processes = [pid for node in run.cluster.nodes for pid in ranks(run, node)]
+    is_writing = lambda: list((run.run_dir / "checkpoints").glob(".writing-step-*"))  # noqa: E731
+    run.cluster.wait(is_writing, 60, "a checkpoint is begun", every_s=0.0)
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.2)  # until their threads have stopped
+    if is_writing():
+        return True
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
+    return False
 
 
 def test_kill_in_the_middle_of_writing_a_checkpoint_changes_nothing(healthy, base, shards, undisturbed):
@@ -187,11 +218,9 @@ def test_kill_in_the_middle_of_writing_a_checkpoint_changes_nothing(healthy, bas
     job = run.submit()
     run.reach(12)
     began = time.monotonic()
-    folder = run.run_dir / "checkpoints"
-    while not list(folder.glob(".writing-step-*")):
+    while not freezes_while_it_writes(run):
         assert time.monotonic() - began < 60
     kill_all_ranks(run, job)
-    assert list(folder.glob(".writing-step-*")), "it was whole before the processes were gone"
     ends_like_an_undisturbed_one(run, job, undisturbed, began)
 
 
