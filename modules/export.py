@@ -44,8 +44,9 @@ class _OneModality(nn.Module):
 def export_onnx(embedder: Embedder, modality: str, example: Mapping[str, Tensor], path: Path) -> None:
     """Write a modality as ONNX: its Inputs by name to `vectors` (rows, dim), float32 of unit length.
 
-    Rows stay open in the file, and so do lengths (tokens, samples of sound): the second size of Inputs of two or
-    three dimensions. Pictures (rows, 3, height, width) keep their size.
+    Rows stay open in the file, and so do lengths (tokens, samples of sound): the sizes of Inputs of two or three
+    dimensions that the encoder does not ask to be just so, as it does of a number of channels, and that are not one
+    in the example. Pictures (rows, 3, height, width) keep their size.
 
     Args:
         embedder: on the CPU, in evaluation mode.
@@ -63,8 +64,9 @@ def export_onnx(embedder: Embedder, modality: str, example: Mapping[str, Tensor]
         raise ValueError(
             f"the example of {modality} has {rows} rows: expected at least 2, take a larger batch"
         )
+    dim = torch.export.Dim
     open_sizes = tuple(
-        dict.fromkeys((0, 1) if tensor.ndim in (2, 3) else (0,), torch.export.Dim.DYNAMIC)
+        {0: dim.DYNAMIC} | {further: dim.AUTO for further in range(1, tensor.ndim) if tensor.ndim <= 3}
         for tensor in example.values()
     )
     with warnings.catch_warnings(), torch.no_grad():

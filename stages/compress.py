@@ -39,7 +39,13 @@ class Measured:
 
 
 def compress(
-    aligned: Path, calibration: Path, retrieval: Path, out: Path, batch_size: int = 32, repeats: int = 7
+    aligned: Path,
+    calibration: Path,
+    retrieval: Path,
+    out: Path,
+    batch_size: int = 32,
+    repeats: int = 7,
+    allow: list[str] | None = None,
 ) -> None:
     """Write each modality of an aligned space as ONNX and as int8 ONNX, and measure what that costs.
 
@@ -50,6 +56,7 @@ def compress(
         out: Gets `metrics.json`, and `model.onnx`, `model.int8.onnx` and `card.yaml` in one folder a modality.
         batch_size: Samples at once; milliseconds are those of one such batch.
         repeats: Timings of each file, of which the median counts.
+        allow: Packages outside this project whose classes a part may name.
 
     Raises:
         ValueError: the export extra is not installed, a part or the shards are not what they should be, or an
@@ -61,7 +68,7 @@ def compress(
     from modules.export import require_export
 
     require_export()
-    embedder = Embedder.load(aligned)
+    embedder = Embedder.load(aligned, allow)
     measured = {}
     for modality in embedder.input_configs:
         folder = out / modality

@@ -100,6 +100,20 @@ def test_the_report_shows_members_of_any_kind_as_text_or_by_their_size(finished)
 
 
 @pytest.mark.slow
+def test_the_aligned_encoders_are_exported_as_any_others(finished, tmp_path):
+    from stages.compress import compress
+
+    example, folder, _ = finished
+    shards = [folder / "shards" / split for split in ("train", "test")]
+    with pytest.raises(ValueError, match="list its package in `allow`"):
+        compress(folder / "align/parts", *shards, tmp_path)
+    compress(folder / "align/parts", *shards, tmp_path, repeats=1, allow=["examples"])  # compares with torch
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert example in metrics["per_modality"]
+    assert metrics["total"]["recall_at_1_lost"] < 0.1
+
+
+@pytest.mark.slow
 def test_the_server_embeds_and_asks_about_an_uploaded_file(finished):
     from modules.assistant import Assistant
     from modules.embedder import Embedder
