@@ -176,8 +176,8 @@ def test_a_signal_during_imports_changes_nothing(number, run, undisturbed):
 
 @pytest.mark.parametrize("warned", [True, False])
 def test_a_time_limit_changes_nothing(warned, healthy, base, shards, undisturbed):
-    # Longer than the two minutes, the half that Slurm may add, and the time it gives to end: never finished in between.
-    run = Run(healthy, base / f"time-{warned}", shards, model={"step_s": 4.5})
+    # Unwarned it must be longer than the limit, the half minute that Slurm may add, and the time that it gives to end.
+    run = Run(healthy, base / f"time-{warned}", shards, model={"step_s": 3.0 if warned else 4.5})
     began = time.monotonic()
     job = run.submit("--time=2", "--signal=USR1@30" if warned else "--signal=USR1@0")
     ends_like_an_undisturbed_one(run, job, undisturbed, began, 400)
