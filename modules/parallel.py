@@ -15,6 +15,7 @@ from modules import collectives
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 STYLES = ("colwise", "rowwise")
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def layers(module: nn.Module) -> list[nn.Module]:
@@ -59,17 +60,20 @@ def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> N
 def shard(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
     """Shard a model over ranks: each layer is whole only while it computes, all else during the step.
 
-    FSDP2 shards no scalars (a logit scale, a gate): every rank holds them, and their gradients are averaged.
+    FSDP2 shards no scalars (a logit scale, a gate), and puts together tensors of one width at a time, so neither are
+    norms in 32 bits sharded beside weights in 16: every rank holds them, and their gradients are averaged.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
-    for parameter in scalars:
+    kept = {parameter for parameter in module.parameters() if parameter.ndim == 0}
+    if any(parameter.dtype in HALVES for parameter in module.parameters()):
+        kept |= {each for each in module.parameters() if each.ndim == 1 and each.dtype == torch.float32}
+    for parameter in kept:
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(partial(_average, mesh.get_group()))
     for layer in layers(module):
-        fully_shard(layer, mesh=mesh, ignored_params=scalars)
-    fully_shard(module, mesh=mesh, ignored_params=scalars)
+        fully_shard(layer, mesh=mesh, ignored_params=kept)
+    fully_shard(module, mesh=mesh, ignored_params=kept)
     for method in methods:
         register_fsdp_forward_method(module, method)
 

@@ -165,6 +165,9 @@ class Stage(LightningModule):
                 parameter.requires_grad_(False)
         if self.device_mesh is not None and not self._is_distributed:
             self._is_distributed = True
+            self.trainer.precision_plugin.convert_module(
+                self
+            )  # a shard keeps the width that it was made with
             parallel.distribute(self, self.device_mesh, methods=["losses"])
 
     def train(self, mode: bool = True) -> "Stage":

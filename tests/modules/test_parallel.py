@@ -119,3 +119,37 @@ def test_what_older_strategies_spread_is_put_together(spread, on_two_ranks):
         assert list(after) == list(before)
         for name, tensor in before.items():
             torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+
+
+def halved():
+    """A model whose weights have 16 bits but for its norms', and rows for two ranks."""
+    torch.manual_seed(0)
+    blocks = [
+        torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, 8, dtype=torch.bfloat16))
+        for _ in range(2)
+    ]
+    model = torch.nn.Sequential(torch.nn.Sequential(*blocks), torch.nn.LayerNorm(8))
+    return model, torch.randn(4, 8)
+
+
+def gradients_of(model, rows):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(rows).square().mean()
+    loss.backward()
+    return {name: parallel.whole(parameter.grad) for name, parameter in model.named_parameters()}
+
+
+def by_fsdp2_in_16_bits(rank):
+    model, rows = halved()
+    parallel.shard(model, init_device_mesh("cpu", (2,)), [])
+    return gradients_of(model, rows[2 * rank : 2 * rank + 2])
+
+
+def test_norms_in_32_bits_are_trained_beside_sharded_weights_in_16(on_two_ranks):
+    expected = gradients_of(*halved())
+    for found in on_two_ranks(by_fsdp2_in_16_bits):
+        assert {name: value.dtype for name, value in found.items()} == {
+            name: value.dtype for name, value in expected.items()
+        }
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=2e-2, atol=2e-3, msg=name)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from modules.projections import Projection
+from stages.precision import HalfWeights
 from stages.stage import Optim, Stage, can_be_fused
 
 
@@ -65,6 +66,19 @@ def test_frozen_means_no_gradient_no_training_mode_and_not_in_the_optimiser():
     assert not frozen.dropout.training
     assert stage.encoders["imagery"].training
     assert not [name for name in rates(stage) if name.startswith("encoders.image.")]
+
+
+def test_weights_are_rounded_before_they_are_spread(monkeypatch):
+    stage, seen = Tiny(), {}
+
+    def distribute(module, mesh, methods):
+        seen.update({name: value.dtype for name, value in module.named_parameters()})
+
+    monkeypatch.setattr("modules.parallel.distribute", distribute)
+    stage._device_mesh = object()
+    stage._trainer = SimpleNamespace(precision_plugin=HalfWeights("bf16-true", "cpu"))
+    stage.configure_model()
+    assert seen["encoders.image.weight"] == torch.bfloat16
 
 
 def test_a_prefix_that_matches_nothing_is_refused_with_the_nearest_names():
