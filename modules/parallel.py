@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from modules import collectives
+from modules.attention import alike
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 STYLES = ("colwise", "rowwise")
@@ -27,15 +28,24 @@ def layers(module: nn.Module) -> list[nn.Module]:
     ]
 
 
-def checkpoint_activations(module: nn.Module) -> None:
+def checkpoint_activations(module: nn.Module) -> int:
     """Keep a layer's input alone, and compute the layer again in the backward; names of parameters stay.
 
     Where layers hold layers, it is the inner ones.
+
+    Returns:
+        The number of layers that are computed again.
     """
     blocks = layers(module)
-    for layer in blocks:
-        if not any(child in blocks for child in layer.modules() if child is not layer):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+    inner = [
+        layer
+        for layer in blocks
+        if not any(child in blocks for child in layer.modules() if child is not layer)
+    ]
+    for layer in inner:
+        again = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=alike)
+        layer.forward = again  # type: ignore[method-assign]
+    return len(inner)
 
 
 def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:

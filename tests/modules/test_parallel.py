@@ -33,10 +33,17 @@ def test_a_model_without_a_plan_is_not_split(image_encoder, mesh):
         parallel.split_tensors(image_encoder, mesh)
 
 
-def test_layers_computed_twice_keep_less_and_give_the_same_gradient(text_inputs, tokenizer_path):
+@pytest.mark.parametrize("is_bfloat16", [False, True])
+def test_layers_computed_twice_keep_less_and_give_the_same_gradient(is_bfloat16, text_inputs, tokenizer_path):
     from modules.encoders.huggingface import TextEncoder
 
-    config = {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3}
+    config = {
+        "model_type": "bert",
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "attention_probs_dropout_prob": 0.0,  # with it, attention has one kernel alone
+    }
     plain = TextEncoder(config=config, tokenizer=tokenizer_path, max_tokens=16).train()
     twice = copy.deepcopy(plain)
     parallel.checkpoint_activations(twice)
@@ -45,7 +52,10 @@ def test_layers_computed_twice_keep_less_and_give_the_same_gradient(text_inputs,
     for name, encoder in (("plain", plain), ("twice", twice)):
         held = []
         torch.manual_seed(0)  # of the dropout, which must drop the same when a layer is computed again
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: held.append(x) or x, lambda x: x):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: held.append(x) or x, lambda x: x),
+            torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16),
+        ):
             loss = encoder(text_inputs).features.square().sum()
         loss.backward()
         kept[name] = sum(tensor.numel() for tensor in held)
