@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision, Precision
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -183,13 +183,20 @@ class Stage(LightningModule):
         """Refuse to accumulate what does not add up, and warn of what depends on the number of ranks.
 
         Raises:
-            ValueError: when the loss compares the samples of a batch.
+            ValueError: when the loss compares the samples of a batch, or gradients are where only DeepSpeed has them.
         """
         if self.compares_samples and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but the loss compares the "
                 "samples of a batch, and those of several batches would not meet: raise data.batch_size, and set "
                 "model.chunks to encode it in pieces"
+            )
+        is_deepspeed = isinstance(self.trainer.strategy, DeepSpeedStrategy)
+        if is_deepspeed and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but DeepSpeed keeps the "
+                "gradients to itself, so that batches cannot be weighed by their terms: set it to 1 and lower "
+                "data.batch_size, or take configs/trainer/fsdp.yaml"
             )
         self._warn_of_batch_norms()
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
 from modules.projections import Projection
@@ -87,6 +88,16 @@ def test_a_prefix_that_matches_nothing_is_refused_with_the_nearest_names():
         ValueError, match=r"'encoder.image', which matches no parameter; did you mean encoders.image"
     ):
         stage.configure_model()
+
+
+def test_accumulation_is_refused_where_deepspeed_keeps_the_gradients():
+    stage = Tiny()
+    strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # which needs the library to be made
+    stage._trainer = SimpleNamespace(strategy=strategy, accumulate_grad_batches=4, world_size=1)
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches is 4.*set it to 1.*fsdp\.yaml"):
+        stage.on_fit_start()
+    stage._trainer.accumulate_grad_batches = 1
+    stage.on_fit_start()
 
 
 def test_freezing_everything_is_refused():
