@@ -185,6 +185,27 @@ def test_a_language_model_objective_refuses_another_encoder(image_encoder):
         CausalLanguage(image_encoder)
 
 
+@pytest.mark.parametrize("objective", [MaskedAudio, ContrastiveAudio])
+def test_hiding_frames_refuses_an_encoder_without_a_spectrogram(objective):
+    from modules.encoders.waveform_cnn import WaveformCNN
+
+    with pytest.raises(ValueError, match=r"WaveformCNN does not take: expected .*AudioEncoder"):
+        objective(WaveformCNN(16, kernels=(10, 8), strides=(5, 4)))
+
+
+def test_hiding_patches_refuses_an_encoder_that_would_show_them_or_has_none(image_encoder, text_encoder):
+    from modules.encoders.frame_pooling import FramePooling
+    from modules.encoders.image_tokenizer import ImageTokenizer
+
+    blind = ImageTokenizer(16, patch_size=8, channels=16, levels=(5, 5, 5))
+    for encoder in (blind, FramePooling(image_encoder)):
+        for build in (MaskedImage, lambda encoder: MaskedRegion(encoder, text_encoder)):
+            with pytest.raises(
+                ValueError, match=rf"which {type(encoder).__name__} cannot: expected a Picture"
+            ):
+                build(encoder)
+
+
 # ---- masked autoencoding
 
 
