@@ -149,6 +149,21 @@ def test_masked_language_equals_transformers_loss_on_the_same_masks(text_encoder
     torch.testing.assert_close(losses["masked_language"], theirs.loss, rtol=1e-5, atol=1e-6)
 
 
+def test_masked_language_refuses_an_encoder_that_pools_and_one_of_something_else(
+    tokenizer_path, image_encoder
+):
+    from modules.encoders.huggingface import TextEncoder
+
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
+    last = TextEncoder(config=gpt2, tokenizer=tokenizer_path, max_tokens=16, last_only=True)
+    with pytest.raises(
+        ValueError, match=r"gives 1 token\(s\) for 3, and masked language modelling .*last_only"
+    ):
+        MaskedLanguage(last)
+    with pytest.raises(ValueError, match=r"needs an encoder of texts .*, ImageEncoder takes"):
+        MaskedLanguage(image_encoder)
+
+
 def test_masked_language_hides_real_tokens_alone(text_encoder, text_inputs):
     objective = MaskedLanguage(text_encoder, share=1.0)
     _, target = objective.corrupt(text_inputs)
