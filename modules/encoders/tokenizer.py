@@ -99,7 +99,8 @@ def check_text_model(model: nn.Module, tokenizer_json: str, max_tokens: int) -> 
     positions = _positions_of(model)
     if positions is not None and max_tokens > positions:
         raise ValueError(
-            f"max_tokens is {max_tokens}, {type(model).__name__} has {positions} positions: lower max_tokens"
+            f"max_tokens is {max_tokens}, {type(model).__name__} has {positions} positions: lower "
+            "max_tokens, or take a model with more"
         )
 
 
