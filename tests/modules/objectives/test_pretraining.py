@@ -164,6 +164,14 @@ def test_masked_language_refuses_an_encoder_that_pools_and_one_of_something_else
         MaskedLanguage(image_encoder)
 
 
+def test_masked_language_says_where_a_tokenizer_with_a_mask_comes_from(text_encoder):
+    text_encoder.tokenizer_json = text_encoder.tokenizer_json.replace("[MASK]", "[VEIL]")
+    with pytest.raises(
+        ValueError, match=r"no \[MASK\] or <mask> token.*take the tokenizer\.json that prepare"
+    ):
+        MaskedLanguage(text_encoder)
+
+
 def test_masked_language_hides_real_tokens_alone(text_encoder, text_inputs):
     objective = MaskedLanguage(text_encoder, share=1.0)
     _, target = objective.corrupt(text_inputs)
