@@ -63,3 +63,8 @@ def check_hides_patches(encoder: Encoder, objective: str) -> None:
             f"{objective} hides patches of pictures, which {type(encoder).__name__} cannot: expected a PictureEncoder, "
             "such as modules.encoders.huggingface.ImageEncoder or modules.encoders.timm.TimmEncoder"
         )
+    if encoder.grid < 2:
+        raise ValueError(
+            f"{type(encoder).__name__} makes one token of a picture of {encoder.image_size} pixels: {objective} would "
+            "hide all of it or nothing; take larger pictures, or an encoder that does not pool"
+        )
