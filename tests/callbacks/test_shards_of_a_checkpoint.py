@@ -18,24 +18,29 @@ from pathlib import Path
 import torch
 from conftest import Line, Numbers
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from callbacks.checkpoints import Checkpoints
 from callbacks.preemption import NoSignals
 from callbacks.resuming import Resuming
+from stages.strategies import Sharded
 
-class Sharded(Line):
+class Halves(Line):
+    def __init__(self):
+        super().__init__()
+        self.idle = torch.nn.Linear(2, 2)  # no loss depends on it, so the optimiser keeps nothing of it
+
     def configure_model(self):
-        fully_shard(self.layer, mesh=self.device_mesh["data_parallel"])
+        for layer in (self.layer, self.idle):
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"])
 
     def on_train_batch_end(self, *_):
         self.weights[self.trainer.global_step] = self.layer.weight.full_tensor().tolist()
 
 folder, steps = Path(sys.argv[1]), int(sys.argv[2])
 torch.manual_seed(0)
-module, checkpoints = Sharded(), Checkpoints(folder / "checkpoints", every_n_steps=2, keep=4)
+module, checkpoints = Halves(), Checkpoints(folder / "checkpoints", every_n_steps=2, keep=4)
 trainer = Trainer(max_steps=steps, accelerator="cpu", devices=2, callbacks=[checkpoints], logger=False,
-    strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), plugins=[checkpoints.in_memory],
+    strategy=Sharded(), plugins=[checkpoints.in_memory],
     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
     use_distributed_sampler=False)
 trainer._signal_connector, trainer._checkpoint_connector = NoSignals(trainer), Resuming(trainer, checkpoints.folder)
