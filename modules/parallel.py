@@ -38,11 +38,12 @@ def checkpoint_activations(module: nn.Module) -> None:
 
 
 def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
-    """Split layers over `tensor_parallel` ranks, then shard all over `data_parallel` ranks.
+    """Split layers over `tensor_parallel` ranks, then shard all over `data_parallel` ranks, or over some of them.
 
     Args:
         module: what is trained.
-        mesh: with the dimensions `data_parallel` and `tensor_parallel`, as Lightning's ModelParallelStrategy makes it.
+        mesh: with the dimensions `data_parallel` and `tensor_parallel`, as Lightning's ModelParallelStrategy makes it;
+            or with `replicate` and `shard`, which together are `data_parallel`: shards of as many copies of the model.
         methods: of the module, that training calls as others call `forward`.
 
     Raises:
@@ -53,20 +54,23 @@ def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> N
     if tensor.size() > 1:
         split_tensors(module, tensor)
     if data.size() > 1:
-        shard(module, data, methods)
+        names = mesh.mesh_dim_names or ()
+        spread = mesh["replicate", "shard"] if "replicate" in names else data
+        shard(module, spread, data.get_group(), methods)
 
 
-def shard(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
-    """Shard a model over ranks: each layer is whole only while it computes, all else during the step.
+def shard(module: nn.Module, mesh: DeviceMesh, group: ProcessGroup, methods: Iterable[str]) -> None:
+    """Shard a model over the last dimension of a mesh: each layer is whole only while it computes, all else in the step.
 
-    FSDP2 shards no scalars (a logit scale, a gate): every rank holds them, and their gradients are averaged.
+    Where the mesh has two dimensions, gradients are averaged over the first: each of its places has a whole copy.
+        FSDP2 shards no scalars (a logit scale, a gate): every rank holds them, and their gradients are averaged.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
     for parameter in scalars:
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(partial(_average, mesh.get_group()))
+            parameter.register_post_accumulate_grad_hook(partial(_average, group))
     for layer in layers(module):
         fully_shard(layer, mesh=mesh, ignored_params=scalars)
     fully_shard(module, mesh=mesh, ignored_params=scalars)
