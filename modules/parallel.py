@@ -60,7 +60,7 @@ def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> N
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, group: ProcessGroup, methods: Iterable[str]) -> None:
-    """Shard a model over the last dimension of a mesh: each layer is whole only while it computes, all else in the step.
+    """Shard a model over the last dimension of a mesh: a layer is whole only while it computes, all else in the step.
 
     Where the mesh has two dimensions, gradients are averaged over the first: each of its places has a whole copy.
         FSDP2 shards no scalars (a logit scale, a gate): every rank holds them, and their gradients are averaged.

@@ -185,8 +185,8 @@ class Stage(LightningModule):
         if self.compares_samples and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but the loss compares the "
-                "samples of a batch, and those of several batches would not meet: raise data.batch_size, and set "
-                "model.chunks to encode it in pieces"
+                "samples of a batch, and those of several batches would not meet: set it to 1 and raise "
+                "data.batch_size (align encodes a batch in pieces: model.chunks)"
             )
         self._warn_of_batch_norms()
 
