@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.logged_steps import is_logged_step
 from datamodules.batch import Batch
 from modules import parallel
 from modules.collectives import counted
 from modules.parts import Part
+from stages.idle import Idle
 
 if TYPE_CHECKING:
     from modules.pipeline import LayerPipeline  # costs a second
@@ -110,6 +113,7 @@ class Stage(LightningModule):
         self.optim = optim or Optim()
         self.lr_factors = dict(lr_factors or {})
         self._window = Window()
+        self._idle = Idle()
         self._is_distributed = False
         self.pipeline: LayerPipeline | None = None
         """Where the strategy has divided the layers of a language model over ranks."""
@@ -192,6 +196,7 @@ class Stage(LightningModule):
             losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log("train", {**losses, "loss": total}, batch, prog_bar=("loss",))
+        total = self._without_waiting(total)
         if self.trainer.accumulate_grad_batches == 1:
             return total
         return total * self._window.weight(counts)
@@ -201,6 +206,7 @@ class Stage(LightningModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if self.pipeline is not None:
             self.pipeline.agree(parameters)
+        self._idle.release()
         if self.trainer.accumulate_grad_batches > 1:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self._window.close(gradients, self.trainer.accumulate_grad_batches)
@@ -257,6 +263,20 @@ class Stage(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- how it is done
+
+    def _without_waiting(self, loss: Tensor) -> Tensor:
+        """Return the loss, with which DDP does not wait for parameters that it does not depend on; name them once."""
+        is_replicated = isinstance(self.trainer.strategy.model, DistributedDataParallel)
+        if not is_replicated and not isinstance(self.trainer.strategy, SingleDeviceStrategy):
+            return loss  # sharded weights need not all have a gradient
+        if self._idle.parameters is None:
+            self._idle.find(self, loss)
+            if self._idle.parameters and not self.trainer.global_step:
+                rank_zero_info(
+                    f"no loss depends on {self._idle.described()}: they stay as they are; a factor of 0 in lr_factors "
+                    "says that they are to"
+                )
+        return self._idle.join(loss) if is_replicated else loss
 
     def _warn_of_batch_norms(self) -> None:
         found = [

@@ -95,6 +95,10 @@ class ImageTokenizer(DiscreteEncoder):
             "num_blocks": self.num_blocks,
         }
 
+    def beside_tokens(self) -> list[nn.Parameter]:
+        """Return the parameters of what draws."""
+        return list(self.synthesis.parameters())
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:
         """Return the rounded numbers of each patch, (rows, patches, levels) in [-1, 1]; gradients pass as if unrounded.
 

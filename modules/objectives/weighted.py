@@ -1,7 +1,7 @@
 """Weighted: several alignment objectives at once, with fixed weights or weights that even out their gradients."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,10 @@ class Weighted(AlignmentObjective):
                 f"two objectives both hand over the part {', '.join(twice)}: expected one of them; align with one, "
                 "and with the other in a run of its own"
             )
+
+    def check_inputs(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        for objective in self._each():
+            objective.check_inputs(configs)
 
     def exports(self) -> dict[str, Part]:
         return {name: part for objective in self._each() for name, part in objective.exports().items()}

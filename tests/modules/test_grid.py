@@ -4,16 +4,14 @@ Each encoder is built and asked once; a cell of the grid is a forward pass from 
 it. Fusions, objectives and tasks are found by walking their packages, so that a new one cannot be forgotten.
 """
 
-import importlib
-import inspect
 import itertools
-import pkgutil
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from families import builders, inputs_of
 from torch import Tensor
+from walk import classes
 
 import modules.fusion
 import modules.objectives
@@ -45,17 +43,6 @@ DIM = 8
 DECODER = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
 Widths = dict[str, int]
 Cell = Callable[[Aligned], Tensor]
-
-
-def classes(package, base: type) -> set[type]:
-    """Return the classes of a package that can be built and are of a kind."""
-    found = set()
-    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        module = importlib.import_module(info.name)
-        for _, each in inspect.getmembers(module, inspect.isclass):
-            if each.__module__ == info.name and issubclass(each, base) and not inspect.isabstract(each):
-                found.add(each)
-    return found
 
 
 FUSIONS = sorted(classes(modules.fusion, Fusion), key=lambda each: each.__name__)

@@ -76,6 +76,8 @@ SOUNDS = {
     },
     "audio-spectrogram-transformer": {**SIZES, "max_length": 98, "num_mel_bins": 32, "patch_size": 16},
 }
+MAE = {**SIZES, "model_type": "vit_mae", "image_size": 32, "patch_size": 8, "mask_ratio": 0.5}
+LLAMA = {**SIZES, "model_type": "llama", "num_key_value_heads": 2}
 TIMESFORMER = {**SIZES, "image_size": 32, "patch_size": 16, "num_frames": 4}
 CLIP = {
     "embed_dim": 12,
@@ -208,13 +210,16 @@ def builders(tokenizer_path: str) -> dict[str, Callable[[Path], Encoder]]:
     from modules.encoders.discrete_units import DiscreteUnits
     from modules.encoders.frame_pooling import FramePooling
     from modules.encoders.huggingface import ImageEncoder, TextEncoder
+    from modules.encoders.image_tokenizer import ImageTokenizer
     from modules.encoders.mfcc import MFCCEncoder
     from modules.encoders.open_clip import OpenClipImageEncoder, OpenClipTextEncoder
     from modules.encoders.timesformer import TimeSformerEncoder
     from modules.encoders.timm import TimmEncoder
+    from modules.encoders.vit_mae import MaskedAutoencoderViT
     from modules.encoders.wav2vec import Wav2VecEncoder
     from modules.encoders.waveform_cnn import WaveformCNN
     from modules.encoders.whisper import WhisperEncoder
+    from modules.language_model import LanguageModel
 
     trunk = {"model_type": "modernbert", **SIZES, "global_attn_every_n_layers": 1}
 
@@ -249,6 +254,9 @@ def builders(tokenizer_path: str) -> dict[str, Callable[[Path], Encoder]]:
             f"image-timm-{kind}": lambda folder, kind=kind: TimmEncoder(str(save_timm(kind, folder)))
             for kind in TIMM
         },
+        "text-language_model": lambda folder: LanguageModel(config=LLAMA, tokenizer=tokenizer_path),
+        "image-mae": lambda folder: MaskedAutoencoderViT(config=MAE),
+        "image-tokenizer": lambda folder: ImageTokenizer(image_size=32, patch_size=8, channels=16),
         "image-open_clip": clip(OpenClipImageEncoder),
         "image-open_clip-pooled": clip(OpenClipImageEncoder, pooled=True),
         "text-open_clip": clip(OpenClipTextEncoder),

@@ -6,49 +6,16 @@ import numpy as np
 import pytest
 import torch
 from families import builders, inputs_of
+from walk import classes
 
+import modules.encoders
 from modules import parts
+from modules.encoders.cached import CachedEncoder
+from modules.encoders.encoder import Encoder
+from modules.language_model import LanguageModel
 
-FAMILIES = {
-    "text": [
-        "bert",
-        "roberta",
-        "gpt2",
-        "llama",
-        "gpt2-last",
-        "open_clip",
-        "open_clip-pooled",
-    ],
-    "image": [
-        "vit",
-        "dinov2",
-        "swin",
-        "resnet",
-        "mobilevit",
-        "timm-resnet10t",
-        "timm-vit_tiny_patch16_224",
-        "timm-swin_tiny_patch4_window7_224",
-        "open_clip",
-        "open_clip-pooled",
-    ],
-    "audio": [
-        "wav2vec2",
-        "wav2vec2-large",
-        "hubert",
-        "whisper",
-        "ast",
-        "log_mel",
-        "mfcc",
-        "waveform",
-        "units",
-    ],
-    "video": [
-        "timesformer",
-        "mean",
-        "attention",
-    ],
-}
-NAMES = [f"{modality}-{family}" for modality, families in FAMILIES.items() for family in families]
+NAMES = sorted(builders("no tokenizer is read before one is built"))
+STANDS_IN = {CachedEncoder}  # for another, whose features were stored: test_cached.py
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -67,8 +34,9 @@ def inputs(name):
     return inputs_of(name.split("-")[0])
 
 
-def test_the_list_is_whole(tokenizer_path):
-    assert sorted(NAMES) == sorted(builders(tokenizer_path))
+def test_no_encoder_is_left_out(tokenizer_path, tmp_path):
+    built = {type(build(tmp_path / name)) for name, build in builders(tokenizer_path).items()}
+    assert built == classes(modules.encoders, Encoder) - STANDS_IN | {LanguageModel}
 
 
 def test_tokens_are_as_wide_as_the_encoder_says_and_their_data_comes_from_a_modality(encoder, inputs):
@@ -117,9 +85,12 @@ def test_zero_rows_give_zero_rows_and_gradients_for_the_same_parameters(encoder,
 
 def test_every_parameter_that_is_to_be_trained_takes_part(name, encoder, inputs):
     encoder(inputs).features.square().sum().backward()
-    idle = [key for key, value in encoder.named_parameters() if value.requires_grad and value.grad is None]
+    beside = {id(parameter) for parameter in encoder.beside_tokens()}
+    taught = {key: value for key, value in encoder.named_parameters() if value.requires_grad}
+    assert {key for key, value in taught.items() if value.grad is None} == {
+        key for key, value in taught.items() if id(value) in beside
+    }
     encoder.zero_grad()
-    assert idle == []  # DDP would wait for their gradients
 
 
 def test_what_is_padded_changes_nothing(name, encoder, inputs):
@@ -129,6 +100,11 @@ def test_what_is_padded_changes_nothing(name, encoder, inputs):
         expected = alone.features[0][alone.mask[0]]
         found = together.features[row][together.mask[row]]
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_padding_stands_behind_what_is_real(encoder, inputs):
+    mask = encoder(inputs).mask
+    assert torch.equal(mask, mask.sort(1, descending=True).values)
 
 
 def test_half_precision_comes_near_and_a_clip_of_no_frame_gives_no_nan(name, encoder, inputs):

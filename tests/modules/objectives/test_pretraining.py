@@ -149,6 +149,29 @@ def test_masked_language_equals_transformers_loss_on_the_same_masks(text_encoder
     torch.testing.assert_close(losses["masked_language"], theirs.loss, rtol=1e-5, atol=1e-6)
 
 
+def test_masked_language_refuses_an_encoder_that_pools_and_one_of_something_else(
+    tokenizer_path, image_encoder
+):
+    from modules.encoders.huggingface import TextEncoder
+
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
+    last = TextEncoder(config=gpt2, tokenizer=tokenizer_path, max_tokens=16, last_only=True)
+    with pytest.raises(
+        ValueError, match=r"gives 1 token\(s\) for 3, and masked language modelling .*last_only"
+    ):
+        MaskedLanguage(last)
+    with pytest.raises(ValueError, match=r"needs an encoder of texts .*, ImageEncoder takes"):
+        MaskedLanguage(image_encoder)
+
+
+def test_masked_language_says_where_a_tokenizer_with_a_mask_comes_from(text_encoder):
+    text_encoder.tokenizer_json = text_encoder.tokenizer_json.replace("[MASK]", "[VEIL]")
+    with pytest.raises(
+        ValueError, match=r"no \[MASK\] or <mask> token.*take the tokenizer\.json that prepare"
+    ):
+        MaskedLanguage(text_encoder)
+
+
 def test_masked_language_hides_real_tokens_alone(text_encoder, text_inputs):
     objective = MaskedLanguage(text_encoder, share=1.0)
     _, target = objective.corrupt(text_inputs)
@@ -183,6 +206,27 @@ def test_hidden_sound_is_not_seen_and_is_what_is_asked_for(audio_encoder, audio_
 def test_a_language_model_objective_refuses_another_encoder(image_encoder):
     with pytest.raises(ValueError, match=r"needs modules\.language_model\.LanguageModel, not ImageEncoder"):
         CausalLanguage(image_encoder)
+
+
+@pytest.mark.parametrize("objective", [MaskedAudio, ContrastiveAudio])
+def test_hiding_frames_refuses_an_encoder_without_a_spectrogram(objective):
+    from modules.encoders.waveform_cnn import WaveformCNN
+
+    with pytest.raises(ValueError, match=r"WaveformCNN does not take: expected .*AudioEncoder"):
+        objective(WaveformCNN(16, kernels=(10, 8), strides=(5, 4)))
+
+
+def test_hiding_patches_refuses_an_encoder_that_would_show_them_or_has_none(image_encoder, text_encoder):
+    from modules.encoders.frame_pooling import FramePooling
+    from modules.encoders.image_tokenizer import ImageTokenizer
+
+    blind = ImageTokenizer(16, patch_size=8, channels=16, levels=(5, 5, 5))
+    for encoder in (blind, FramePooling(image_encoder)):
+        for build in (MaskedImage, lambda encoder: MaskedRegion(encoder, text_encoder)):
+            with pytest.raises(
+                ValueError, match=rf"which {type(encoder).__name__} cannot: expected a Picture"
+            ):
+                build(encoder)
 
 
 # ---- masked autoencoding
