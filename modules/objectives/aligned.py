@@ -47,7 +47,7 @@ class AlignmentObjective(nn.Module, ABC):
         if len(aligned.embeddings) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs two modalities or more, the model has: "
-                f"{', '.join(aligned.embeddings) or 'none'}"
+                f"{', '.join(aligned.embeddings) or 'none'}: add the encoder of another"
             )
         return self.losses(aligned)
 

@@ -288,7 +288,7 @@ def test_weights_that_cannot_work_are_refused(build, message):
     ],
 )
 def test_one_modality_is_refused(build, aligned):
-    with pytest.raises(ValueError, match="needs two modalities or more, the model has: image"):
+    with pytest.raises(ValueError, match="two modalities or more, the model has: image: add the encoder of"):
         build()(aligned({"image": [0, 1]}))
 
 
