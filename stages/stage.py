@@ -306,8 +306,8 @@ class Stage(LightningModule):
     def _log(
         self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()
     ) -> None:
-        if split == "train" and not is_logged_step(self.trainer):
-            return
+        if self._trainer is None or (split == "train" and not is_logged_step(self.trainer)):
+            return  # a plan's step has no trainer
         for name, value in values.items():
             self.log(
                 f"{split}/{name}",
