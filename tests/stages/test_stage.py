@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
 from modules.encoders.audio import AudioEncoder
 from modules.objectives.contrastive_audio import ContrastiveAudio
 from modules.projections import Projection
+from stages.precision import HalfWeights
 from stages.pretrain import Pretrain
 from stages.stage import Optim, Stage, can_be_fused
 
@@ -70,12 +72,35 @@ def test_frozen_means_no_gradient_no_training_mode_and_not_in_the_optimiser():
     assert not [name for name in rates(stage) if name.startswith("encoders.image.")]
 
 
+def test_weights_are_rounded_before_they_are_spread(monkeypatch):
+    stage, seen = Tiny(), {}
+
+    def distribute(module, mesh, methods):
+        seen.update({name: value.dtype for name, value in module.named_parameters()})
+
+    monkeypatch.setattr("modules.parallel.distribute", distribute)
+    stage._device_mesh = object()
+    stage._trainer = SimpleNamespace(precision_plugin=HalfWeights("bf16-true", "cpu"))
+    stage.configure_model()
+    assert seen["encoders.image.weight"] == torch.bfloat16
+
+
 def test_a_prefix_that_matches_nothing_is_refused_with_the_nearest_names():
     stage = Tiny({"encoder.image": 0.1})
     with pytest.raises(
         ValueError, match=r"'encoder.image', which matches no parameter; did you mean encoders.image"
     ):
         stage.configure_model()
+
+
+def test_accumulation_is_refused_where_deepspeed_keeps_the_gradients():
+    stage = Tiny()
+    strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # which needs the library to be made
+    stage._trainer = SimpleNamespace(strategy=strategy, accumulate_grad_batches=4, world_size=1)
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches is 4.*set it to 1.*fsdp\.yaml"):
+        stage.on_fit_start()
+    stage._trainer.accumulate_grad_batches = 1
+    stage.on_fit_start()
 
 
 def test_freezing_everything_is_refused():
