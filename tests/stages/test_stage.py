@@ -222,7 +222,10 @@ def test_diversity_of_a_batch_of_codes_is_not_accumulated(weight, batches, is_re
         encoder,
         lambda encoder: ContrastiveAudio(encoder, num_codes=4, dim=16, diversity_weight=weight),
     )
-    stage._trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=batches, model=stage)
+    strategy = SimpleNamespace(device_mesh=None)
+    stage._trainer = SimpleNamespace(
+        world_size=1, accumulate_grad_batches=batches, model=stage, strategy=strategy
+    )
     if not is_refused:
         return stage.on_fit_start()
     with pytest.raises(ValueError, match=r"is 2, but the loss compares .* raise data.batch_size"):
