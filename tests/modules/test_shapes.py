@@ -133,5 +133,5 @@ def test_masks_that_are_the_same_whatever_the_numbers_stay_real():
     "step", [lambda values: values.unique(), lambda values: values.sum().item(), lambda values: values[0, 0].tolist()]
 )  # fmt: skip
 def test_rows_that_only_a_real_step_knows_are_refused_with_what_to_do(step):
-    with Shapes() as shapes, pytest.raises(ShapesError, match="--trainer.max_steps 2"):
+    with Shapes() as shapes, pytest.raises(ShapesError, match=r"--trainer\.max_steps 2"):
         step(shapes.empty((4, 3)))
