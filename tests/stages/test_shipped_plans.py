@@ -16,12 +16,13 @@ STAGES = {
     "instruct": "stages.instruct.Instruct",
     "unify": "stages.unify.unify.Unify",
 }
-SLOW = {"captioning", "four", "latent", "matching", "siglip", "media_attention", "by_quality", "regression"}
-"""What differs from the others in parts that are planned elsewhere."""
-ON_A_HUB = {"tagging"}
-CONFIGS = sorted(
-    path for stage in STAGES for path in (shipped_inputs.CONFIGS / stage).glob("*.yaml") if path.stem not in ON_A_HUB
-)  # fmt: skip
+SLOW = {
+    *("captioning", "four", "latent", "matching", "siglip"),
+    *("media_attention", "lora", "by_quality", "regression", "image_from_text"),
+    *("tagging", "web_pairs"),
+}
+"""Those that differ from the others in parts that are planned elsewhere, and large ones."""
+CONFIGS = sorted(path for stage in STAGES for path in (shipped_inputs.CONFIGS / stage).glob("*.yaml"))
 
 
 @pytest.fixture(scope="session")
@@ -63,13 +64,12 @@ TRAINED_BY = sorted(path.stem for path in (shipped_inputs.CONFIGS / "trainer").g
 
 
 @pytest.mark.parametrize("trainer", TRAINED_BY)
-@pytest.mark.parametrize("precision", [None, "bf16-true"])
-def test_a_shipped_trainer_is_planned(trainer, precision, planned):
-    more = ["--trainer.precision", precision] if precision else []
+def test_a_shipped_trainer_is_planned_with_weights_of_16_bits(trainer, planned):
     given = str(shipped_inputs.CONFIGS / f"trainer/{trainer}.yaml")
-    plan = planned(shipped_inputs.CONFIGS / "pretrain/text_causal.yaml", "--config", given, *more)
+    config = shipped_inputs.CONFIGS / "pretrain/text_causal.yaml"
+    plan = planned(config, "--config", given, "--trainer.precision", "bf16-true")
+    assert plan.layout.has_half_weights
     assert plan.flops > 0
-    assert plan.layout.has_half_weights == (precision is not None or trainer == "zero3")
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_accumulation_keeps_gradients_beside_activations(planned):
     once = planned(config)
     twice = planned(config, "--trainer.accumulate_grad_batches", "4")
     assert twice.peak > once.peak
-    assert twice.flops == pytest.approx(once.flops)
+    assert twice.flops == pytest.approx(once.flops, rel=0.01)  # tokens are drawn anew
 
 
 @pytest.mark.parametrize(
