@@ -72,6 +72,24 @@ def gathered(module: nn.Module, layout: Layout) -> dict[str, int]:
     }
 
 
+def divided(module: nn.Module, layout: Layout) -> list[nn.Module]:
+    """Return the modules whose work ranks that share a batch divide among them; all else each of them does."""
+    if layout.pipeline > 1:
+        from modules.pipeline import dividable_layers  # costs a second
+
+        return list(dividable_layers(module, layout.pipeline))
+    if layout.tensor_parallel == 1:
+        return []
+    # With its products an attention, or a perceptron, is split in whole.
+    return [
+        child
+        for model, plan in parallel.tensor_plans(module, layout.tensor_parallel)
+        for layers in [set(parallel.planned_layers(model, plan))]
+        for child in model.modules()
+        if not layers.isdisjoint(child.children())
+    ]
+
+
 def _share(parameter: nn.Parameter, shards: int, is_split: bool, layout: Layout) -> int:
     """Return how many numbers of a parameter the first rank holds: FSDP2 spreads rows, and no scalars."""
     count = parameter.numel() // (layout.tensor_parallel if is_split else 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.batch import Batch
@@ -72,6 +72,7 @@ class Plan:
         batch_size: samples of a batch over all ranks.
         filled: modality -> (what is real, places) of a rank's batch: tokens, frames, or numbers of a waveform.
         flops: of forward and backward, for one sample.
+        repeated: of these, what each rank computes of those that share a batch.
         warmup: steps over which the learning rate grows.
         warnings: what is unusual, with what to do.
     """
@@ -83,13 +84,16 @@ class Plan:
     batch_size: int
     filled: dict[str, tuple[int, int]]
     flops: float
+    repeated: float = 0.0
     warmup: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def step_s(self, speed: Speed) -> float:
         """Return how many seconds a step takes at a speed of each GPU."""
         samples = self.layout.accumulate * self.batch_size
-        return self.flops * samples / (speed.mfu * speed.peak_tflops * 1e12 * self.layout.ranks)
+        sharing = self.layout.ranks // self.layout.shares
+        flops = samples * (self.flops + (sharing - 1) * self.repeated)
+        return flops / (speed.mfu * speed.peak_tflops * 1e12 * self.layout.ranks)
 
     def hours(self, speed: Speed) -> float:
         """Return how long the run takes at a speed of each GPU."""
@@ -132,6 +136,7 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
     if layout.checkpoints:
         parallel.checkpoint_activations(stage)
     stage.configure_model()
+    stage.train()
     if not any(parameter.requires_grad for parameter in stage.parameters()):
         raise ValueError(NOTHING_TO_TRAIN)
     sizes = _part_sizes(stage)
@@ -158,6 +163,7 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
         batch_size,
         {name: _filled(values) for name, values in batch.inputs.items() if _filled(values) is not None},
         step.flops / max(1, len(batch)),
+        (step.flops - step.divided) / max(1, len(batch)),
         stage.optim.warmup_steps(layout.max_steps),
         [*notes, *warned, *_warnings(stage, batch_size)],
     )
@@ -171,30 +177,55 @@ class _Step:
     activations: int
     peak: int
     flops: float
+    divided: float
+    """Of the operations, those that ranks which share a batch divide among them, as large a share as of the forward."""
+
+
+class _Losses(nn.Module):
+    """A stage's losses as the call of a module, under which operations are counted by the names of its parts."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, batch: Batch) -> Tensor:
+        return torch.stack(list(self.stage.losses(batch).values())).sum()
 
 
 def _step_on_shapes(stage: Stage, batch: Batch, layout: Layout) -> _Step:
-    shapes = Shapes()
+    divided = set(memory.divided(stage, layout))
+    losses, shapes = _Losses(stage), Shapes()
     shapes.on_shapes(stage)
     before = shapes.bytes
     inputs = _on_shapes(batch, shapes)
     held = shapes.bytes - before
     passes = min(2, layout.accumulate)  # from the second on, gradients are there beside activations
-    window, activations, peak = Window(), 0, 0
+    window, activations, peak, share = Window(), 0, 0, 0.0
     with shapes, FlopCounterMode(display=False) as counter:
         for _ in range(passes):
             there, shapes.peak_bytes = shapes.bytes, shapes.bytes
             with torch.autocast("cpu", layout.dtype, enabled=layout.casts), counted() as counts:
-                total = torch.stack(list(stage.losses(inputs).values())).sum()
+                total = losses(inputs)
             if layout.accumulate > 1:
                 window.weight(counts)
             activations = max(activations, shapes.peak_bytes - there)
+            share = share or _share(
+                counter, [name for name, each in losses.named_modules() if each in divided]
+            )
             total.backward()
             del total
             peak = max(peak, shapes.peak_bytes)
     # A layer that is computed again in the backward takes more then than it did at first.
     activations = max(activations, peak - shapes.bytes)
-    return _Step(held, activations, peak, counter.get_total_flops() / passes)
+    flops = counter.get_total_flops() / passes
+    return _Step(held, activations, peak, flops, share * flops)
+
+
+def _share(counter: FlopCounterMode, names: list[str]) -> float:
+    """Return the share of the operations so far that are of modules called within `_Losses`."""
+    counted_of = counter.get_flop_counts()
+    some = sum(sum(counted_of.get(f"{_Losses.__name__}.{name}", {}).values()) for name in names)
+    return some / max(1, counter.get_total_flops())
 
 
 def _part_sizes(stage: Stage) -> dict[str, PartSize]:

@@ -89,6 +89,11 @@ def test_ranks_that_split_products_share_their_samples_and_hold_a_part_of_each()
     assert memory.held(module, found)["gradients"] == 4 * (layers // 4 + rest // 2)
 
 
+def test_attention_and_perceptron_are_what_is_divided():
+    found = memory.divided(llama(num_key_value_heads=2), layout("tensor_parallel", devices=2))
+    assert [type(module).__name__ for module in found] == ["LlamaAttention", "LlamaMLP"] * 2
+
+
 def test_layers_with_an_adapter_are_not_split():
     module = llama()
     module.layers[0].self_attn.q_proj = torch.nn.Sequential(module.layers[0].self_attn.q_proj)

@@ -156,6 +156,7 @@ def test_a_pipeline_leaves_out_the_layers_of_other_ranks(aligned_parts, tokenize
     assert two.layout.shares == 2
     assert two.memory["gradients"] == one.memory["gradients"] - 2 * layer * 4
     assert two.memory["optimizer"] == one.memory["optimizer"] - 2 * layer * 8
+    assert one.repeated == one.flops == two.flops > two.repeated > 0
 
 
 def refused(config: dict, capsys: pytest.CaptureFixture, *more: str) -> str:
@@ -210,6 +211,12 @@ def test_hours_follow_from_flops():
     speed = Speed(mfu=0.5, peak_tflops=100)
     assert found.step_s(speed) == pytest.approx(2 * 256 * 1e12 / (0.5 * 1e14 * 8))
     assert found.hours(speed) == pytest.approx(1000 * found.step_s(speed) / 3600)
+
+
+def test_ranks_that_share_a_batch_each_do_what_is_not_divided():
+    layout, speed = Layout(4, "Sharded", "32-true", 1, 1000, zero=3, tensor_parallel=2), Speed(0.5, 100)
+    divided, half = (Plan(layout, {}, {}, 0, 256, {}, flops=1e12, repeated=each) for each in (0.0, 5e11))
+    assert half.step_s(speed) == pytest.approx(1.5 * divided.step_s(speed))
 
 
 @pytest.mark.parametrize("key, value", [("mfu", "0"), ("mfu", "1.5"), ("peak_tflops", "0")])
