@@ -136,9 +136,9 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
     if layout.checkpoints:
         parallel.checkpoint_activations(stage)
     stage.configure_model()
-    stage.train()
     if not any(parameter.requires_grad for parameter in stage.parameters()):
         raise ValueError(NOTHING_TO_TRAIN)
+    stage.train()
     sizes = _part_sizes(stage)
     if layout.has_half_weights:
         HalfWeights("16-true" if layout.dtype == torch.float16 else "bf16-true", "cpu").convert_module(stage)

@@ -156,7 +156,8 @@ def test_a_pipeline_leaves_out_the_layers_of_other_ranks(aligned_parts, tokenize
     assert two.layout.shares == 2
     assert two.memory["gradients"] == one.memory["gradients"] - 2 * layer * 4
     assert two.memory["optimizer"] == one.memory["optimizer"] - 2 * layer * 8
-    assert one.repeated == one.flops == two.flops > two.repeated > 0
+    assert one.repeated == one.flops
+    assert 0 < two.repeated < two.flops
 
 
 def refused(config: dict, capsys: pytest.CaptureFixture, *more: str) -> str:
