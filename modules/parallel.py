@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import partial
 
 import torch
@@ -98,12 +99,24 @@ def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
     What has no plan (an image tower, a projection) is computed by every rank of the group alike.
 
     Raises:
-        ValueError: when no model has a plan, its attention heads do not divide by the ranks, or it has an adapter.
+        ValueError: as `tensor_plans` does.
     """
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    styles: dict[str, Callable[[], object]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+    for model, plan in tensor_plans(module, mesh.size()):
+        parallelize_module(model, mesh, {name: styles[style]() for name, style in plan.items()})
+
+
+def tensor_plans(module: nn.Module, ranks: int) -> list[tuple[nn.Module, dict[str, str]]]:
+    """Return transformers' models within a module, with how products are split: names, with `*`, to STYLES.
+
+    Raises:
+        ValueError: when no model has a plan, its attention heads do not divide by the ranks, or it has an adapter.
+    """
     from transformers import PreTrainedModel
 
-    found = False
+    found = []
     for child in list(module.modules()):
         if not isinstance(child, PreTrainedModel) or child is not child.base_model:
             continue
@@ -113,25 +126,34 @@ def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
         if not plan:
             continue
         heads = child.config.num_key_value_heads
-        if heads % mesh.size():
+        if heads % ranks:
             raise ValueError(
                 f"{type(child).__name__} has {heads} key-value heads, which do not divide by "
-                f"tensor_parallel_size {mesh.size()}: expected a divisor"
+                f"tensor_parallel_size {ranks}: expected a divisor"
             )
-        styles: dict[str, Callable[[], object]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
-        try:
-            parallelize_module(child, mesh, {name: styles[style]() for name, style in plan.items()})
-        except NotImplementedError as error:  # of a layer that is not a plain product any more
-            raise ValueError(
-                f"tensor_parallel_size is {mesh.size()}, but layers of {type(child).__name__} that would be split are "
-                f"not plain ones, as with an adapter ({error}): set tensor_parallel_size to 1, which shards them"
-            ) from error
-        found = True
+        for layer in planned_layers(child, plan):
+            if not isinstance(layer, (nn.Linear, nn.Embedding)):
+                raise ValueError(
+                    f"tensor_parallel_size is {ranks}, but layers of {type(child).__name__} that would be split are "
+                    f"not plain ones, as with an adapter ({type(layer).__name__}): set tensor_parallel_size to 1, "
+                    "which shards them"
+                )
+        found.append((child, plan))
     if not found:
         raise ValueError(
-            f"tensor_parallel_size is {mesh.size()}, but transformers has a plan for none of the models: expected one "
+            f"tensor_parallel_size is {ranks}, but transformers has a plan for none of the models: expected one "
             "such as Llama, Mistral or Qwen; for others set tensor_parallel_size to 1 and shard them"
         )
+    return found
+
+
+def planned_layers(model: nn.Module, plan: Iterable[str]) -> list[nn.Module]:
+    """Return the layers of a model that a plan's names, with `*` for any one word, stand for."""
+    return [
+        layer
+        for name, layer in model.named_modules()
+        if any(name.count(".") == each.count(".") and fnmatch(name, each) for each in plan)
+    ]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 """Where AdamW has one kernel for all parameters, in every torch that we support."""
 
+NOTHING_TO_TRAIN = "lr_factors freezes every parameter: there is nothing to train"
+
 
 @dataclass
 class Optim:
@@ -49,9 +51,13 @@ class Optim:
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"optim.warmup_share is {self.warmup_share}, expected a share from 0 to below 1")
 
+    def warmup_steps(self, max_steps: int) -> int:
+        """Return over how many steps the learning rate grows."""
+        return round(self.warmup_share * max_steps)
+
     def factor(self, step: int, max_steps: int) -> float:
         """Return the share of `lr` at a step, counted from 0."""
-        warmup = round(self.warmup_share * max_steps)
+        warmup = self.warmup_steps(max_steps)
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, max_steps - warmup))))
@@ -378,7 +384,7 @@ class Stage(LightningModule):
                 )  # one step cannot take whole and spread tensors together
                 groups.setdefault((factors[name], decay, spread), []).append(parameter)
         if not groups:
-            raise ValueError("lr_factors freezes every parameter: there is nothing to train")
+            raise ValueError(NOTHING_TO_TRAIN)
         return [
             {"params": parameters, "lr": self.optim.lr * factor, "weight_decay": decay}
             for (factor, decay, _), parameters in sorted(groups.items(), reverse=True)

@@ -94,6 +94,19 @@ class Pipeline(DDPStrategy):
         super().__init__(timeout=timedelta(minutes=timeout_minutes))
         self.microbatches, self.size = microbatches, size
 
+    @staticmethod
+    def check_precision(precision: str) -> None:
+        """Refuse what each rank would scale on its own.
+
+        Raises:
+            ValueError: when it is `16-mixed`.
+        """
+        if precision == "16-mixed":
+            raise ValueError(
+                "a pipeline's ranks would each scale float16 gradients on their own: set trainer.precision to "
+                "bf16-mixed or 32-true"
+            )
+
     @property
     def stage(self) -> Stage:
         assert isinstance(self.lightning_module, Stage)
@@ -129,11 +142,7 @@ class Pipeline(DDPStrategy):
         Raises:
             ValueError: when they cannot be divided, or gradients would be scaled by each rank on its own.
         """
-        if trainer.precision == "16-mixed":
-            raise ValueError(
-                "a pipeline's ranks would each scale float16 gradients on their own: set trainer.precision to "
-                "bf16-mixed or 32-true"
-            )
+        self.check_precision(str(trainer.precision))
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         self.precision_plugin.convert_module(self.stage)

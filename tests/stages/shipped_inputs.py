@@ -47,7 +47,24 @@ SHARDS = {
     "reviews/val": ["png", "flac", "txt", "num"],
     "twitter/train": ["png", "conll"],
     "twitter/valid": ["png", "conll"],
+    "web/shards/pairs": ["png", "txt"],
+    "web/shards/instructions": ["png", "flac", "json"],
 }
+HUB = {
+    "answerdotai/ModernBERT-base": {"model_type": "modernbert"},
+    "google-bert/bert-base-cased": {"model_type": "bert"},
+    "google/vit-base-patch16-224-in21k": {"model_type": "vit"},
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+}
+"""Models of the hub as plans see them: a config without weights, in a folder where the commands are run."""
 TALK = {
     "conversations": [
         {"from": "human", "value": "<image>\n<audio>\nWhat is it?"},
@@ -57,7 +74,7 @@ TALK = {
 
 
 def make(root: Path, scene: dict[str, bytes], samples: int = 64) -> None:
-    """Leave under `root/runs` what `configs/*` name, but for models of a hub.
+    """Leave under `root` what `configs/*` name; of models of the hub what a plan reads.
 
     Args:
         root: an empty folder, from which the configs' commands can then be run.
@@ -83,10 +100,26 @@ def make(root: Path, scene: dict[str, bytes], samples: int = 64) -> None:
     units = DiscreteUnits(WaveformCNN(dim=8), num_units=5, dim=8)
     torch.nn.init.normal_(units.centroids)
     parts.save(units, runs / "demo/audio-units")
+    _make_hub(root, tokenizer)
+    parts.save(text, runs / "web/pretrain-text/parts/encoders.text")
+    image = parts.load(str(runs / "demo/align/parts/encoders.image"))
+    parts.save(image, runs / "web/align/parts/encoders.image")
     for name, members in SHARDS.items():
         sample = {member: _content(member, name, scene, runs) for member in members}
         each = [{"__key__": f"{number:06d}", **sample} for number in range(samples)]
         write_shards(each, runs / name, max_samples=samples)
+
+
+def _make_hub(root: Path, tokenizer: Path) -> None:
+    known = {"pad_token": "[PAD]", "mask_token": "[MASK]", "tokenizer_class": "PreTrainedTokenizerFast"}
+    pictures = {"image_processor_type": "ViTImageProcessor", "size": {"height": 224, "width": 224}}
+    for name, config in HUB.items():
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text(tokenizer.read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(known))
+        (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
 
 
 def _content(member: str, shards: str, scene: dict[str, bytes], runs: Path) -> bytes:
