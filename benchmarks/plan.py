@@ -19,7 +19,8 @@ from modules.encoders.timm import TimmEncoder
 from modules.encoders.waveform_cnn import WaveformCNN
 from modules.objectives.contrastive import InfoNCE
 from stages.align import Align
-from stages.planning import Layout, plan
+from stages.layout import Layout
+from stages.planning import plan
 from stages.stage import Optim
 
 PICTURES = {

@@ -46,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.photos import make_shards
 from datamodules.batch import Batch
 from datamodules.preparation.tokenizer import train_tokenizer
+from modules.collectives import world
 from stages.stage import Stage
 from stages.training import TrainingCLI
 
@@ -237,8 +238,8 @@ class Timed(TrainingCLI):
 
     def fit(self, model: Stage, **kwargs: Any) -> None:
         data = kwargs["datamodule"]
-        batch = data.example(self.trainer.world_size)
-        data.train_dataloader = lambda: Repeated(self.clock, batch, model)
+        # As late as the loader is asked for: a strategy has said by then which ranks share a batch.
+        data.train_dataloader = lambda: Repeated(self.clock, data.example(world()[1]), model)
         super().fit(model, **kwargs)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import partial
 
 import torch
@@ -49,11 +50,12 @@ def checkpoint_activations(module: nn.Module) -> int:
 
 
 def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
-    """Split layers over `tensor_parallel` ranks, then shard all over `data_parallel` ranks.
+    """Split layers over `tensor_parallel` ranks, then shard all over `data_parallel` ranks, or over some of them.
 
     Args:
         module: what is trained.
-        mesh: with the dimensions `data_parallel` and `tensor_parallel`, as Lightning's ModelParallelStrategy makes it.
+        mesh: with the dimensions `data_parallel` and `tensor_parallel`, as Lightning's ModelParallelStrategy makes it;
+            or with `replicate` and `shard`, which together are `data_parallel`: shards of as many copies of the model.
         methods: of the module, that training calls as others call `forward`.
 
     Raises:
@@ -64,18 +66,21 @@ def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> N
     if tensor.size() > 1:
         split_tensors(module, tensor)
     if data.size() > 1:
-        shard(module, data, methods)
+        names = mesh.mesh_dim_names or ()
+        spread = mesh["replicate", "shard"] if "replicate" in names else data
+        shard(module, spread, data.get_group(), methods)
 
 
-def shard(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
-    """Shard a model over ranks: each layer is whole only while it computes, all else during the step.
+def shard(module: nn.Module, mesh: DeviceMesh, group: ProcessGroup, methods: Iterable[str]) -> None:
+    """Shard a model over the last dimension of a mesh: a layer is whole only while it computes, all else in the step.
 
+    Where the mesh has two dimensions, gradients are averaged over the first: each of its places has a whole copy.
     FSDP2 shards no scalars (a logit scale, a gate), and puts together tensors of one width at a time, so neither are
     norms in 32 bits sharded beside weights in 16: every rank holds them, and their gradients are averaged.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    kept = _kept(module, mesh)
+    kept = _kept(module, group)
     for layer in layers(module):
         fully_shard(layer, mesh=mesh, ignored_params=kept)
     fully_shard(module, mesh=mesh, ignored_params=kept)
@@ -95,7 +100,7 @@ def shard_flat(module: nn.Module, mesh: DeviceMesh, device: torch.device) -> nn.
     return FullyShardedDataParallel(
         module,
         auto_wrap_policy=CustomPolicy(lambda child: child in blocks),
-        ignored_states=list(_kept(module, mesh)),
+        ignored_states=list(_kept(module, mesh.get_group())),
         device_mesh=mesh,
         device_id=device,
         use_orig_params=True,
@@ -120,12 +125,24 @@ def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
     What has no plan (an image tower, a projection) is computed by every rank of the group alike.
 
     Raises:
-        ValueError: when no model has a plan, its attention heads do not divide by the ranks, or it has an adapter.
+        ValueError: as `tensor_plans` does.
     """
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    styles: dict[str, Callable[[], object]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+    for model, plan in tensor_plans(module, mesh.size()):
+        parallelize_module(model, mesh, {name: styles[style]() for name, style in plan.items()})
+
+
+def tensor_plans(module: nn.Module, ranks: int) -> list[tuple[nn.Module, dict[str, str]]]:
+    """Return transformers' models within a module, with how products are split: names, with `*`, to STYLES.
+
+    Raises:
+        ValueError: when no model has a plan, its attention heads do not divide by the ranks, or it has an adapter.
+    """
     from transformers import PreTrainedModel
 
-    found = False
+    found = []
     for child in list(module.modules()):
         if not isinstance(child, PreTrainedModel) or child is not child.base_model:
             continue
@@ -135,25 +152,34 @@ def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
         if not plan:
             continue
         heads = child.config.num_key_value_heads
-        if heads % mesh.size():
+        if heads % ranks:
             raise ValueError(
                 f"{type(child).__name__} has {heads} key-value heads, which do not divide by "
-                f"tensor_parallel_size {mesh.size()}: expected a divisor"
+                f"tensor_parallel_size {ranks}: expected a divisor"
             )
-        styles: dict[str, Callable[[], object]] = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
-        try:
-            parallelize_module(child, mesh, {name: styles[style]() for name, style in plan.items()})
-        except NotImplementedError as error:  # of a layer that is not a plain product any more
-            raise ValueError(
-                f"tensor_parallel_size is {mesh.size()}, but layers of {type(child).__name__} that would be split are "
-                f"not plain ones, as with an adapter ({error}): set tensor_parallel_size to 1, which shards them"
-            ) from error
-        found = True
+        for layer in planned_layers(child, plan):
+            if not isinstance(layer, (nn.Linear, nn.Embedding)):
+                raise ValueError(
+                    f"tensor_parallel_size is {ranks}, but layers of {type(child).__name__} that would be split are "
+                    f"not plain ones, as with an adapter ({type(layer).__name__}): set tensor_parallel_size to 1, "
+                    "which shards them"
+                )
+        found.append((child, plan))
     if not found:
         raise ValueError(
-            f"tensor_parallel_size is {mesh.size()}, but transformers has a plan for none of the models: expected one "
+            f"tensor_parallel_size is {ranks}, but transformers has a plan for none of the models: expected one "
             "such as Llama, Mistral or Qwen; for others set tensor_parallel_size to 1 and shard them"
         )
+    return found
+
+
+def planned_layers(model: nn.Module, plan: Iterable[str]) -> list[nn.Module]:
+    """Return the layers of a model that a plan's names, with `*` for any one word, stand for."""
+    return [
+        layer
+        for name, layer in model.named_modules()
+        if any(name.count(".") == each.count(".") and fnmatch(name, each) for each in plan)
+    ]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
@@ -211,14 +237,14 @@ def gathered(model: nn.Module, with_gradients: bool = False) -> Iterator[None]:
         yield
 
 
-def _kept(module: nn.Module, mesh: DeviceMesh) -> set[nn.Parameter]:
+def _kept(module: nn.Module, group: ProcessGroup) -> set[nn.Parameter]:
     """Return what every rank holds: scalars, and vectors of 32 bits beside weights of 16; have gradients averaged."""
     kept = {parameter for parameter in module.parameters() if parameter.ndim == 0}
     if any(parameter.dtype in HALVES for parameter in module.parameters()):
         kept |= {each for each in module.parameters() if each.ndim == 1 and each.dtype == torch.float32}
     for parameter in kept:
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(partial(_average, mesh.get_group()))
+            parameter.register_post_accumulate_grad_hook(partial(_average, group))
     return kept
 
 

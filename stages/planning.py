@@ -1,95 +1,53 @@
 """Plan: what a run will need and do, found from shapes alone, before a GPU is paid for."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.batch import Batch
+from datamodules.samples import SampleDataModule
+from modules import parallel
+from modules.collectives import counted
 from modules.origin import origins
 from modules.shapes import Shapes
-from stages.stage import Stage
+from stages import memory
+from stages.layout import Layout
+from stages.precision import HalfWeights
+from stages.stage import NOTHING_TO_TRAIN, Stage, Window
 
-STATE_BYTES = 8  # of AdamW, for each trained parameter: two running averages in float32
 MIN_NEGATIVES = 64
 LR = (1e-5, 1e-4)
 WARMUP = (0.05, 0.10)
 WEIGHT_DECAY = (0.01, 0.10)
-SHARDED = ("fsdp", "modelparallel", "deepspeed_stage_3", "zero3", "deepspeed")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a run is spread and computed, as its trainer's settings say.
+class Speed:
+    """How fast each GPU is thought to be.
 
     Args:
-        ranks: processes with a GPU each.
-        strategy: Lightning's name, or the last word of a class path.
-        precision: as Lightning writes it, such as `bf16-mixed`.
-        accumulate: batches of one optimiser step.
-        max_steps: of the whole run.
-        pipeline: ranks that share a batch, each with some of a language model's layers.
+        mfu: share of its peak that the run reaches.
+        peak_tflops: 10^12 operations a second in the run's precision.
+
+    Raises:
+        ValueError: when a number makes no sense.
     """
 
-    ranks: int
-    strategy: str
-    precision: str
-    accumulate: int
-    max_steps: int
-    pipeline: int = 1
+    mfu: float
+    peak_tflops: float
 
-    @property
-    def shares(self) -> int:
-        """How many ranks have samples of their own."""
-        return self.ranks // self.pipeline
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether weights, gradients and optimiser state are spread over the ranks."""
-        return any(word in self.strategy.lower() for word in SHARDED)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What products are computed in."""
-        low = torch.float16 if self.precision.startswith("16") else torch.bfloat16
-        return torch.float32 if self.precision.startswith("32") else low
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of one weight, as the optimiser has it."""
-        return 2 if self.precision in ("bf16-true", "16-true") else 4
-
-    @property
-    def casts(self) -> bool:
-        """Whether autocast keeps weights in low precision beside the weights, until the backward is done."""
-        return self.precision.endswith("mixed") and not self.is_sharded
-
-    @property
-    def computes_in_low(self) -> bool:
-        """Whether modules hold low precision when they compute; sharded ones are cast as they are gathered."""
-        return self.dtype != torch.float32 and not self.casts
-
-    @classmethod
-    def of(cls, trainer: Mapping[str, Any]) -> "Layout":
-        """Read the settings of a trainer.
-
-        Raises:
-            ValueError: when the number of GPUs is not stated.
-        """
-        strategy = trainer["strategy"]
-        name = strategy if isinstance(strategy, str) else strategy["class_path"].rpartition(".")[2]
-        ranks = _devices(trainer["devices"]) * int(trainer["num_nodes"] or 1)
-        return cls(
-            ranks,
-            name,
-            str(trainer["precision"] or "32-true"),
-            int(trainer["accumulate_grad_batches"] or 1),
-            int(trainer["max_steps"]),
-            (strategy["init_args"]["size"] or ranks) if name == "Pipeline" else 1,
-        )
+    def __post_init__(self) -> None:
+        if not 0 < self.mfu <= 1:
+            raise ValueError(f"--mfu is {self.mfu:g}: expected a share above 0 and up to 1, such as 0.4")
+        if not self.peak_tflops > 0:
+            raise ValueError(
+                f"--peak_tflops is {self.peak_tflops:g}: expected more than 0, such as 989, an H100's in bf16"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,8 +70,10 @@ class Plan:
         memory: bytes on each GPU by kind, each at its most.
         peak: bytes on each GPU at the worst moment; activations go as gradients come, so it can be less than the sum.
         batch_size: samples of a batch over all ranks.
-        tokens: modality -> (real tokens, places) of the batch that was looked at.
+        filled: modality -> (what is real, places) of a rank's batch: tokens, frames, or numbers of a waveform.
         flops: of forward and backward, for one sample.
+        repeated: of these, what each rank computes of those that share a batch.
+        warmup: steps over which the learning rate grows.
         warnings: what is unusual, with what to do.
     """
 
@@ -122,17 +82,44 @@ class Plan:
     memory: dict[str, int]
     peak: int
     batch_size: int
-    tokens: dict[str, tuple[int, int]]
+    filled: dict[str, tuple[int, int]]
     flops: float
+    repeated: float = 0.0
+    warmup: int = 0
     warnings: list[str] = field(default_factory=list)
 
-    def hours(self, mfu: float, peak_tflops: float) -> float:
-        """Return how long the run takes when it uses a share `mfu` of `peak_tflops` of each GPU."""
-        samples = self.layout.max_steps * self.layout.accumulate * self.batch_size
-        return self.flops * samples / (mfu * peak_tflops * 1e12 * self.layout.ranks) / 3600
+    def step_s(self, speed: Speed) -> float:
+        """Return how many seconds a step takes at a speed of each GPU."""
+        samples = self.layout.accumulate * self.batch_size
+        sharing = self.layout.ranks // self.layout.shares
+        flops = samples * (self.flops + (sharing - 1) * self.repeated)
+        return flops / (speed.mfu * speed.peak_tflops * 1e12 * self.layout.ranks)
+
+    def hours(self, speed: Speed) -> float:
+        """Return how long the run takes at a speed of each GPU."""
+        return self.layout.max_steps * self.step_s(speed) / 3600
 
 
-def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout) -> Plan:
+def check(stage: Stage, data: SampleDataModule, layout: Layout) -> list[str]:
+    """Let a stage check what it checks before the first step; return what it warns of.
+
+    Raises:
+        ValueError: when it refuses.
+    """
+    stage.configure_model()
+    stage.trainer = SimpleNamespace(  # all that its checks ask of one
+        accumulate_grad_batches=layout.accumulate, world_size=layout.ranks, datamodule=data
+    )
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            stage.on_fit_start()
+    finally:
+        stage.trainer = None
+    return [str(warning.message) for warning in said]
+
+
+def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Sequence[str] = ()) -> Plan:
     """Run one step of a stage on shapes and say what it takes.
 
     Args:
@@ -140,111 +127,105 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout) -> Plan:
         batch: what one rank gets, real.
         batch_size: samples of a batch over all ranks.
         layout: how the run will be spread.
+        warned: what is to be warned of beside what is found here.
+
+    Raises:
+        ValueError: when nothing is trained, or the model or its losses do not go with the layout, in the run's words.
+        ShapesError: when the step cannot be run on shapes.
     """
+    if layout.checkpoints:
+        parallel.checkpoint_activations(stage)
     stage.configure_model()
+    if not any(parameter.requires_grad for parameter in stage.parameters()):
+        raise ValueError(NOTHING_TO_TRAIN)
+    stage.train()
     sizes = _part_sizes(stage)
-    trained = sum(size.trained for size in sizes.values())
-    kept = sum(buffer.numel() * buffer.element_size() for buffer in stage.buffers())
-    weights = sum(size.trained + size.frozen for size in sizes.values()) * layout.weight_bytes + kept
-    gradients = trained * layout.weight_bytes
-    if layout.computes_in_low:
-        stage.to(layout.dtype)
-    shapes = Shapes()
+    if layout.has_half_weights:
+        HalfWeights("16-true" if layout.dtype == torch.float16 else "bf16-true", "cpu").convert_module(stage)
+    needed = memory.held(stage, layout)
+    if layout.zero == 3 and layout.shards > 1:
+        needed |= memory.gathered(stage, layout)
+    step = _step_on_shapes(stage, batch, layout)
+    needed |= {"inputs": step.inputs, "activations": step.activations}
+    peak = sum(needed.values())
+    if not layout.zero and not layout.pipeline:  # then the step's own worst moment is the run's
+        peak = step.peak + needed["optimizer"] + needed.get("buckets of gradients", 0)
+    notes = list(layout.notes)
+    for kind in layout.offloaded:
+        aside = needed.pop(kind)
+        peak -= aside
+        notes.append(f"{kind}, {aside / 2**30:.3f} GiB of each rank, are in the CPU's memory")
+    return Plan(
+        layout,
+        sizes,
+        needed,
+        peak,
+        batch_size,
+        {name: _filled(values) for name, values in batch.inputs.items() if _filled(values) is not None},
+        step.flops / max(1, len(batch)),
+        (step.flops - step.divided) / max(1, len(batch)),
+        stage.optim.warmup_steps(layout.max_steps),
+        [*notes, *warned, *_warnings(stage, batch_size)],
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Bytes and operations of a step on shapes, as one process takes them."""
+
+    inputs: int
+    activations: int
+    peak: int
+    flops: float
+    divided: float
+    """Of the operations, those that ranks which share a batch divide among them, as large a share as of the forward."""
+
+
+class _Losses(nn.Module):
+    """A stage's losses as the call of a module, under which operations are counted by the names of its parts."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, batch: Batch) -> Tensor:
+        return torch.stack(list(self.stage.losses(batch).values())).sum()
+
+
+def _step_on_shapes(stage: Stage, batch: Batch, layout: Layout) -> _Step:
+    divided = set(memory.divided(stage, layout))
+    losses, shapes = _Losses(stage), Shapes()
     shapes.on_shapes(stage)
     before = shapes.bytes
     inputs = _on_shapes(batch, shapes)
     held = shapes.bytes - before
     passes = min(2, layout.accumulate)  # from the second on, gradients are there beside activations
+    window, activations, peak, share = Window(), 0, 0, 0.0
     with shapes, FlopCounterMode(display=False) as counter:
         for _ in range(passes):
-            begin, shapes.peak_bytes = shapes.bytes, shapes.bytes
-            with torch.autocast("cpu", layout.dtype, enabled=layout.casts):
-                total = torch.stack(list(stage.losses(inputs).values())).sum()
-            activations = shapes.peak_bytes - begin
+            there, shapes.peak_bytes = shapes.bytes, shapes.bytes
+            with torch.autocast("cpu", layout.dtype, enabled=layout.casts), counted() as counts:
+                total = losses(inputs)
+            if layout.accumulate > 1:
+                window.weight(counts)
+            activations = max(activations, shapes.peak_bytes - there)
+            share = share or _share(
+                counter, [name for name, each in losses.named_modules() if each in divided]
+            )
             total.backward()
             del total
-    peak = shapes.peak_bytes + trained * STATE_BYTES
-    memory = {
-        "weights": weights,
-        "gradients": gradients,
-        "optimizer": trained * STATE_BYTES,
-        "inputs": held,
-        "activations": activations,
-    }
-    if layout.is_sharded:
-        for kind in ("weights", "gradients", "optimizer"):
-            memory[kind] //= layout.ranks
-        memory["gathered weights"] = _largest_block(stage)
-        peak = sum(memory.values())
-    elif layout.pipeline > 1:
-        held, changed = _on_other_ranks(stage, layout.pipeline)
-        memory["weights"] -= held * layout.weight_bytes
-        memory["gradients"] -= changed * layout.weight_bytes
-        memory["optimizer"] -= changed * STATE_BYTES
-        peak = sum(memory.values())
-    elif layout.ranks > 1:
-        memory["buckets of gradients"] = gradients
-        peak += gradients
-    return Plan(
-        layout,
-        sizes,
-        memory,
-        peak,
-        batch_size,
-        _tokens(batch),
-        counter.get_total_flops() / passes / max(1, len(batch)),
-        _warnings(stage, batch_size, layout),
-    )
+            peak = max(peak, shapes.peak_bytes)
+    # A layer that is computed again in the backward takes more then than it did at first.
+    activations = max(activations, peak - shapes.bytes)
+    flops = counter.get_total_flops() / passes
+    return _Step(held, activations, peak, flops, share * flops)
 
 
-def report(plan: Plan, mfu: float, peak_tflops: float) -> None:
-    """Print a plan as tables.
-
-    Args:
-        plan: what to say.
-        mfu: share of the GPU's peak that the run is thought to reach.
-        peak_tflops: of one GPU, 10^12 operations a second in the run's precision.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    sizes = Table("part", "trained", "frozen", "of these random", "from", title="Parameters")
-    for name, size in plan.parts.items():
-        sizes.add_row(
-            name,
-            *(f"{count:,}" for count in (size.trained, size.frozen, size.random)),
-            ", ".join(size.sources),
-        )
-    trained, frozen, fresh = (
-        sum(values)
-        for values in zip(*((s.trained, s.frozen, s.random) for s in plan.parts.values()), strict=True)
-    )
-    sizes.add_row("all", f"{trained:,}", f"{frozen:,}", f"{fresh:,}", "", style="bold")
-    console.print(sizes)
-
-    layout = plan.layout
-    memory = Table(
-        "kind", "GiB", title=f"Memory of each of {layout.ranks} ({layout.strategy}, {layout.precision})"
-    )
-    for kind, size in plan.memory.items():
-        memory.add_row(kind, f"{size / 2**30:.3f}")
-    memory.add_row("peak", f"{plan.peak / 2**30:.3f}", style="bold")
-    console.print(memory)
-
-    work = Table("what", "how much", title="Work")
-    for name, (real, places) in plan.tokens.items():
-        work.add_row(f"tokens of {name} in a batch", f"{real:,}, and {1 - real / max(1, places):.0%} padding")
-    steps = layout.max_steps * layout.accumulate * plan.batch_size
-    work.add_row(
-        "samples", f"{steps:,} in {layout.max_steps:,} steps of {layout.accumulate * plan.batch_size:,}"
-    )
-    work.add_row("FLOPs a sample, forward and backward", f"{plan.flops:.3g}")
-    hours = plan.hours(mfu, peak_tflops)
-    work.add_row(f"hours at an MFU of {mfu:.0%} of {peak_tflops:g} TFLOP/s", f"{hours:.3g}")
-    console.print(work)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+def _share(counter: FlopCounterMode, names: list[str]) -> float:
+    """Return the share of the operations so far that are of modules called within `_Losses`."""
+    counted_of = counter.get_flop_counts()
+    some = sum(sum(counted_of.get(f"{_Losses.__name__}.{name}", {}).values()) for name in names)
+    return some / max(1, counter.get_total_flops())
 
 
 def _part_sizes(stage: Stage) -> dict[str, PartSize]:
@@ -285,45 +266,17 @@ def _on_shapes(batch: Batch, shapes: Shapes) -> Batch:
     return Batch(inputs, batch.rows, batch.keys, batch.cursor)
 
 
-def _tokens(batch: Batch) -> dict[str, tuple[int, int]]:
-    return {
-        name: (int(mask.sum()), mask.numel())
-        for name, values in batch.inputs.items()
-        for mask in [_mask(values)]
-        if mask is not None
-    }
+def _filled(inputs: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Return how many places of a modality's inputs are real, and how many there are; None where all are."""
+    for key in ("attention_mask", "mask"):
+        if key in inputs:
+            return int(inputs[key].sum()), inputs[key].numel()
+    if "lengths" in inputs:
+        return int(inputs["lengths"].sum()), inputs["waveform"].numel()
+    return None
 
 
-def _mask(inputs: Mapping[str, Tensor]) -> Tensor | None:
-    return next((inputs[key] for key in ("attention_mask", "mask") if key in inputs), None)
-
-
-def _largest_block(stage: Stage) -> int:
-    """Return the bytes of the largest child of a list of layers: what a sharded rank gathers, now and for next."""
-    lists = [module for module in stage.modules() if isinstance(module, torch.nn.ModuleList)]
-    sizes = [
-        sum(p.numel() * p.element_size() for p in child.parameters()) for layers in lists for child in layers
-    ]
-    return 2 * max(sizes, default=0)
-
-
-def _on_other_ranks(stage: Stage, ranks: int) -> tuple[int, int]:
-    """Return how many parameters, and trained ones, are at least in layers that a pipeline has on other ranks.
-
-    Raises:
-        ValueError: when its layers cannot be divided.
-    """
-    from modules.pipeline import dividable_layers  # costs a second
-
-    layers = dividable_layers(stage, ranks)
-    most = -(-len(layers) // ranks)
-    sizes = [[(p.numel(), p.requires_grad) for p in layer.parameters()] for layer in layers]
-    held = sorted(sum(size for size, _ in layer) for layer in sizes)
-    changed = sorted(sum(size for size, is_trained in layer if is_trained) for layer in sizes)
-    return sum(held[: len(layers) - most]), sum(changed[: len(layers) - most])
-
-
-def _warnings(stage: Stage, batch_size: int, layout: Layout) -> list[str]:
+def _warnings(stage: Stage, batch_size: int) -> list[str]:
     optim, found = stage.optim, []
     contrasts = "logit_scale" in {name.rpartition(".")[2] for name, _ in stage.named_parameters()}
     if contrasts and batch_size < MIN_NEGATIVES:
@@ -338,18 +291,4 @@ def _warnings(stage: Stage, batch_size: int, layout: Layout) -> list[str]:
     ):
         if not low <= value <= high:
             found.append(f"model.optim.{key} is {value:g}; large models take {low:g} to {high:g}")
-    if layout.shares > 1 and batch_size % layout.shares:
-        found.append(
-            f"data.batch_size {batch_size} does not divide by {layout.shares} ranks: the run will be refused"
-        )
     return found
-
-
-def _devices(devices: Any) -> int:
-    if isinstance(devices, (list, tuple)):
-        return len(devices)
-    if str(devices) == "auto":
-        return 1
-    if not str(devices).isdigit() or int(devices) < 1:
-        raise ValueError(f"trainer.devices is {devices!r}: a plan needs their number, such as 8")
-    return int(devices)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 """Where AdamW has one kernel for all parameters, in every torch that we support."""
 
+NOTHING_TO_TRAIN = "lr_factors freezes every parameter: there is nothing to train"
+
 
 @dataclass
 class Optim:
@@ -50,9 +52,13 @@ class Optim:
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"optim.warmup_share is {self.warmup_share}, expected a share from 0 to below 1")
 
+    def warmup_steps(self, max_steps: int) -> int:
+        """Return over how many steps the learning rate grows."""
+        return round(self.warmup_share * max_steps)
+
     def factor(self, step: int, max_steps: int) -> float:
         """Return the share of `lr` at a step, counted from 0."""
-        warmup = round(self.warmup_share * max_steps)
+        warmup = self.warmup_steps(max_steps)
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, max_steps - warmup))))
@@ -191,8 +197,8 @@ class Stage(LightningModule):
         if self.compares_samples and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but the loss compares the "
-                "samples of a batch, and those of several batches would not meet: raise data.batch_size, and set "
-                "model.chunks to encode it in pieces"
+                "samples of a batch, and those of several batches would not meet: set it to 1 and raise "
+                "data.batch_size (align encodes a batch in pieces: model.chunks)"
             )
         is_deepspeed = isinstance(self.trainer.strategy, DeepSpeedStrategy)
         if is_deepspeed and self.trainer.accumulate_grad_batches > 1:
@@ -313,8 +319,8 @@ class Stage(LightningModule):
     def _log(
         self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()
     ) -> None:
-        if split == "train" and not is_logged_step(self.trainer):
-            return
+        if self._trainer is None or (split == "train" and not is_logged_step(self.trainer)):
+            return  # a plan's step has no trainer
         for name, value in values.items():
             self.log(
                 f"{split}/{name}",
@@ -387,7 +393,7 @@ class Stage(LightningModule):
                 )  # one step cannot take whole and spread tensors together
                 groups.setdefault((factors[name], decay, spread), []).append(parameter)
         if not groups:
-            raise ValueError("lr_factors freezes every parameter: there is nothing to train")
+            raise ValueError(NOTHING_TO_TRAIN)
         return [
             {"params": parameters, "lr": self.optim.lr * factor, "weight_decay": decay}
             for (factor, decay, _), parameters in sorted(groups.items(), reverse=True)

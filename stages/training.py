@@ -31,8 +31,10 @@ from callbacks.summary import Summary
 from callbacks.watchdog import Watchdog
 from datamodules.samples import SampleDataModule
 from modules import parts
-from stages import planning
+from stages import plan_report, planning
 from stages.cli import refusals
+from stages.hub import offline_unless_it_answers
+from stages.layout import Layout
 from stages.precision import HalfWeights
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
@@ -216,6 +218,8 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "plan":
             super().instantiate_classes()
             return
+        if said := offline_unless_it_answers(self._plain_config()["model"]):
+            print(said)
         with torch.device("meta"):
             built = self.parser.instantiate_classes(self.config)
         self.model, self.datamodule = self._get(built, "model"), self._get(built, "data")
@@ -229,10 +233,12 @@ class TrainingCLI(LightningCLI):
     def plan(self) -> None:
         """Say what the run will need and do."""
         asked = self.config["plan"]
-        layout = planning.Layout.of(asked["trainer"])
+        speed = planning.Speed(asked["mfu"], asked["peak_tflops"])
+        layout = Layout.of(asked["trainer"])
         batch = self.datamodule.example(layout.shares)
-        found = planning.plan(self.model, batch, self.datamodule.batch_size, layout)
-        planning.report(found, asked["mfu"], asked["peak_tflops"])
+        warned = planning.check(self.model, self.datamodule, layout)
+        found = planning.plan(self.model, batch, self.datamodule.batch_size, layout, warned)
+        plan_report.report(found, speed)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("logger") is None:

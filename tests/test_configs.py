@@ -119,3 +119,14 @@ def test_a_config_that_opens_with_no_command_is_named(tmp_path):
     (tmp_path / "silent.yaml").write_text("# Nothing to run.\nrun_dir: runs/x\n")
     with pytest.raises(AssertionError, match=r"silent\.yaml has no line"):
         command_of(str(tmp_path / "silent.yaml"))
+
+
+@pytest.mark.parametrize(
+    "config", [f"configs/{stage}/web_pairs.yaml" for stage in ("pretrain", "align", "instruct")]
+)
+def test_the_presets_for_large_models_are_in_the_ranges_that_plan_does_not_warn_of(config):
+    settings = parse(*command_of(config)).fit
+    assert 256 <= settings.data.batch_size <= 2048
+    assert 1e-5 <= settings.model.optim.lr <= 1e-4
+    assert 0.01 <= settings.model.optim.weight_decay <= 0.1
+    assert 0.05 <= settings.model.optim.warmup_share <= 0.1

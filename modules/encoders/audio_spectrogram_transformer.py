@@ -21,7 +21,7 @@ NUM_SPECIAL = 2  # class and distillation token
 
 
 class AudioSpectrogramTransformer(Encoder):
-    """Waveforms (rows, samples), 16 kHz, to Tokens, one a patch, band by band from low to high, each through time.
+    """Waveforms (rows, samples), 16 kHz, to Tokens, one a patch, in the order of time, at each time from low to high.
 
     AST always sees a picture of one length, blank behind the sound, so a batch's padding changes nothing; patches that
     begin behind the sound are masked.
@@ -105,8 +105,9 @@ class AudioSpectrogramTransformer(Encoder):
         waveform = pad_exactly(inputs["waveform"].float(), self.num_samples, "this AST")
         frames, counts = self.filter_bank(waveform, inputs["lengths"])
         features = self.trunk(frames).last_hidden_state[:, NUM_SPECIAL:]  # (rows, bands × times, dim)
+        features = features.unflatten(1, (self.num_bands, self.num_times)).transpose(1, 2).flatten(1, 2)
         starts = torch.arange(self.num_times, device=features.device) * self.trunk.config.time_stride
-        mask = (starts < counts.unsqueeze(1)).repeat(1, self.num_bands)
+        mask = (starts < counts.unsqueeze(1)).repeat_interleave(self.num_bands, 1)  # (rows, times × bands)
         return Tokens(features[:rows], mask[:rows])
 
     def filter_bank(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

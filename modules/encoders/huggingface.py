@@ -28,8 +28,9 @@ class TextEncoder(TokenizedTextEncoder):
         last_only: one token for a text, its last real one.
 
     Raises:
-        ValueError: when neither or both of `name_or_path` and `config` are given, the tokenizer has more tokens than
-            the model, or the model fewer positions than `max_tokens`.
+        ValueError: when neither or both of `name_or_path` and `config` are given, the model is none of text or has a
+            decoder besides (T5), the tokenizer has more tokens than the model, or the model fewer positions than
+            `max_tokens`.
     """
 
     def __init__(

@@ -74,7 +74,8 @@ class ImageTokenizer(DiscreteEncoder):
         # The norm spreads a new model's numbers over all levels; without it, nearly all begin in the middle one.
         narrow = [nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, self.dim, kernel_size=1)]
         self.analysis = nn.Sequential(*down, *blocks, *narrow)
-        self.quantizer = FSQ(list(levels))
+        with torch.device("cpu"):  # it reads numbers that the meta device would not have
+            self.quantizer = FSQ(list(levels))
         up: list[nn.Module] = []
         for before, behind in zip(widths[::-1], [*widths[-2::-1], 3], strict=True):
             up += [nn.GELU(), nn.ConvTranspose2d(before, behind, kernel_size=4, stride=2, padding=1)]
@@ -115,7 +116,7 @@ class ImageTokenizer(DiscreteEncoder):
 
     def codebook(self) -> Tensor:
         return self.quantizer.indices_to_codes(
-            torch.arange(self.num_units, device=next(self.parameters()).device)
+            torch.arange(self.num_units, device=next(self.quantizer.buffers()).device)
         )
 
     def unit_of(self, features: Tensor) -> Tensor:

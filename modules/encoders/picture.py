@@ -40,6 +40,7 @@ class PictureEncoder(Encoder):
         if not settings.image_size:
             raise ValueError(f"nothing says the image_size of {type(trunk).__name__}: give it, in pixels")
         self.trunk, self.image_size, self.is_bgr = trunk, settings.image_size, settings.is_bgr
+        self._mean, self._std = settings.mean, settings.std  # as numbers, also on the meta device
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1), persistent=False)
 
@@ -57,8 +58,8 @@ class PictureEncoder(Encoder):
         """Return what the constructor of every subclass takes for the settings."""
         return {
             "image_size": self.image_size,
-            "mean": self.mean.flatten().tolist(),
-            "std": self.std.flatten().tolist(),
+            "mean": [float(value) for value in self._mean],
+            "std": [float(value) for value in self._std],
         }
 
     def normalised(self, pixels: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class TimeSformerEncoder(Encoder):
         default = PictureSettings() if is_told else picture_settings(str(name_or_path))
         settings = choose_settings(default, image_size=known.image_size, mean=mean, std=std)
         self.dim, self.image_size, self.num_frames = known.hidden_size, known.image_size, known.num_frames
+        self._mean, self._std = settings.mean, settings.std  # as numbers, also on the meta device
         self.register_buffer("mean", torch.tensor(settings.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.std).view(3, 1, 1), persistent=False)
 
@@ -63,8 +64,8 @@ class TimeSformerEncoder(Encoder):
     def init_args(self) -> dict[str, Any]:
         return {
             "config": self.trunk.config.to_diff_dict(),
-            "mean": self.mean.flatten().tolist(),
-            "std": self.std.flatten().tolist(),
+            "mean": [float(value) for value in self._mean],
+            "std": [float(value) for value in self._std],
         }
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tokens:

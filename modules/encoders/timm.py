@@ -19,8 +19,8 @@ class TimmEncoder(PictureEncoder):
             timm's `config.json` and `model.safetensors`.
         pretrained: with its weights; otherwise they are random.
         model_args: more arguments of `timm.create_model`, such as `{img_size: 128}`.
-        image_size: height and width of the pictures, pixels; by default the pretrained model's, and so `mean` and
-            `std`, of each channel over [0, 1].
+        image_size: height and width of the pictures, pixels; by default `img_size` of `model_args`, else the
+            pretrained model's, and so `mean` and `std`, of each channel over [0, 1].
 
     Raises:
         ValueError: when timm knows no such model, it gives no features, or takes pictures of another size.
@@ -42,7 +42,9 @@ class TimmEncoder(PictureEncoder):
         self.model_args = {**saved_args(name_or_path), **(model_args or {})}
         trunk = _create(name_or_path, pretrained, self.model_args)
         told = resolve_model_data_config(trunk)
-        known = PictureSettings(told["input_size"][-1], tuple(told["mean"]), tuple(told["std"]))
+        side = self.model_args.get("img_size") or told["input_size"][-1]
+        side = side if isinstance(side, int) else max(side)  # timm takes a pair too
+        known = PictureSettings(side, tuple(told["mean"]), tuple(told["std"]))
         super().__init__(trunk, choose_settings(known, image_size=image_size, mean=mean, std=std))
         self._measure()
 

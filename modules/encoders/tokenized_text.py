@@ -4,11 +4,16 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from modules.attention import quick_attention
 from modules.encoders.encoder import Encoder, at_least_one_row
+from modules.encoders.picture import evaluating
 from modules.tokens import Tokens
+
+TEXT = "datamodules.modalities.text.Text"
+"""What makes ids of texts, by the tokenizer of an encoder's `input_config`."""
 
 
 class TokenizedTextEncoder(Encoder):
@@ -26,7 +31,7 @@ class TokenizedTextEncoder(Encoder):
     @property
     def input_config(self) -> dict[str, Any]:
         return {
-            "class_path": "datamodules.modalities.text.Text",
+            "class_path": TEXT,
             "init_args": {"tokenizer_json": self.tokenizer_json, "max_tokens": self.max_tokens},
         }
 
@@ -49,3 +54,36 @@ class TokenizedTextEncoder(Encoder):
     @abstractmethod
     def _tokens(self, ids: Tensor, mask: Tensor) -> Tokens:
         """Return Tokens of ids (rows, tokens), of which `mask` (rows, tokens) tells the real ones."""
+
+
+def tokenizer_of(encoder: Encoder, asker: str) -> str:
+    """Return the tokenizer of an encoder of texts, a language model's included, as JSON text.
+
+    Raises:
+        ValueError: when it takes something else.
+    """
+    config = encoder.input_config
+    if config["class_path"] != TEXT:
+        raise ValueError(
+            f"{asker} needs an encoder of texts that are tokenised ({TEXT}), {type(encoder).__name__} takes "
+            f"{config['class_path']}: take one such as modules.encoders.huggingface.TextEncoder"
+        )
+    return config["init_args"]["tokenizer_json"]
+
+
+def check_keeps_tokens(encoder: Encoder, asker: str) -> None:
+    """Refuse an encoder of texts that gives fewer tokens than it takes, by asking it.
+
+    Raises:
+        ValueError: when it does.
+    """
+    if next(encoder.parameters()).is_meta:
+        return  # a plan of shapes alone: nothing can be asked
+    ids = torch.zeros(1, 3, dtype=torch.int64)
+    with torch.no_grad(), evaluating(encoder):
+        count = encoder({"input_ids": ids, "attention_mask": ids == 0}).mask.shape[1]
+    if count != ids.shape[1]:
+        raise ValueError(
+            f"{type(encoder).__name__} gives {count} token(s) for {ids.shape[1]}, and {asker} needs one for each: "
+            "it pools; build it without last_only or pooled"
+        )

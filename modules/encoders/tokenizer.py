@@ -78,24 +78,54 @@ def vocabulary(tokenizer_json: str) -> dict[str, int]:
 
 
 def check_text_model(model: nn.Module, tokenizer_json: str, max_tokens: int) -> None:
-    """Refuse a tokenizer whose ids a transformers model has no embedding for, and texts longer than its position table.
+    """Refuse a transformers model that does not take such a tokenizer's ids alone, or texts of so many tokens.
 
     Raises:
-        ValueError: in either case.
+        ValueError: when it takes no ids of text, or a decoder's as well; when the tokenizer has more tokens than its
+            embedding; when its table of positions is shorter than `max_tokens`.
     """
-    needed, there = vocabulary(tokenizer_json)["vocab_size"], model.get_input_embeddings().num_embeddings
+    embedding = _embedding_of(model)
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"{type(model).__name__} is an encoder with a decoder, which asks for a text of its own: expected an "
+            "encoder or a causal model, of a model_type such as bert, modernbert, gpt2 or llama"
+        )
+    needed, there = vocabulary(tokenizer_json)["vocab_size"], embedding.num_embeddings
     if needed > there:
         raise ValueError(
             f"the tokenizer has {needed} tokens, the embedding of {type(model).__name__} {there}: "
             "expected the tokenizer that the model was trained with"
         )
-    known = model.config.to_dict()
-    name = model.config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    positions = known.get(name)
-    is_rotary = (
-        "rope_parameters" in known or "rope_theta" in known
-    )  # it goes on turning, if not as it was trained
-    if positions is not None and max_tokens > positions and not is_rotary:
+    positions = _positions_of(model)
+    if positions is not None and max_tokens > positions:
         raise ValueError(
-            f"max_tokens is {max_tokens}, {type(model).__name__} has {positions} positions: lower max_tokens"
+            f"max_tokens is {max_tokens}, {type(model).__name__} has {positions} positions: lower "
+            "max_tokens, or take a model with more"
         )
+
+
+def _embedding_of(model: nn.Module) -> nn.Embedding:
+    try:
+        found = model.get_input_embeddings()
+    except NotImplementedError:
+        found = None
+    if not isinstance(found, nn.Embedding):
+        raise ValueError(
+            f"{type(model).__name__} takes no ids of text: expected a text model, of a model_type such as bert, "
+            "modernbert, gpt2 or llama"
+        )
+    return found
+
+
+def _positions_of(model: nn.Module) -> int | None:
+    """Return how many tokens a model's table of positions is enough for; None where it has no end."""
+    known = model.config.to_dict()
+    if "rope_parameters" in known or "rope_theta" in known:
+        return None  # they go on turning, if not as they were trained
+    tables = [module for name, module in model.named_modules() if name.endswith(".position_embeddings")]
+    for table in tables:
+        if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+            return (
+                table.num_embeddings - table.padding_idx - 1
+            )  # RoBERTa and its kin begin behind the padding's id
+    return known.get(model.config.attribute_map.get("max_position_embeddings", "max_position_embeddings"))

@@ -41,7 +41,8 @@ class QualityEstimator(Part):
         unknown = sorted(set(tokens) - set(self.widths))
         if unknown:
             raise ValueError(
-                f"the estimator was given {', '.join(unknown)}, it was built for {', '.join(self.widths)}"
+                f"the estimator was given {', '.join(unknown)}, it was built for {', '.join(self.widths)}: add the "
+                "width of each to `widths`, or leave it out"
             )
         scores = {}
         for name, each in tokens.items():
@@ -90,7 +91,9 @@ class QualitySelection(nn.Module):
         for name in names:
             if name not in rows or rows[name].shape != scores[name].shape:
                 found = len(rows[name]) if name in rows else 0
-                raise ValueError(f"{len(scores[name])} scores and {found} rows of {name}: expected as many")
+                raise ValueError(
+                    f"{len(scores[name])} scores and {found} rows of {name}: expected as many; give each row its score"
+                )
         if not names:
             return {}
         columns = [

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.collectives import global_mean
-from modules.encoders.tokenizer import read_tokenizer, vocabulary
+from modules.encoders.tokenized_text import TEXT
+from modules.encoders.tokenizer import check_text_model, read_tokenizer, vocabulary
 from modules.encoders.trunk import build_trunk
 from modules.objectives.aligned import Aligned, AlignmentObjective, select, shared_rows
 from modules.objectives.pretraining import never_empty
@@ -27,31 +28,40 @@ class Captioning(AlignmentObjective):
             `add_cross_attention` is set, and a `vocab_size` that it does not say follows from the tokenizer.
         tokenizer: the text encoder's `tokenizer.json`.
         text: which modality is text.
+        max_tokens: longer texts are cut.
 
     Raises:
-        ValueError: when the decoder has no cross-attention, or is no causal model; in use, when the model has no such
-            text, lacks a modality or has it in another width, or its text has ids or positions beyond the decoder's.
+        ValueError: when the decoder has no cross-attention, is no causal model, or has fewer ids than the tokenizer or
+            fewer positions than `max_tokens`; `configure`, when the model has no such text, lacks a modality or has it
+            in another width; `check_inputs`, when the text has no ids, or is by another tokenizer with more of them.
         FileNotFoundError: when the tokenizer is not there.
     """
 
     compares_samples = False
 
     def __init__(
-        self, widths: dict[str, int], config: dict[str, Any], tokenizer: str, text: str = "text"
+        self,
+        widths: dict[str, int],
+        config: dict[str, Any],
+        tokenizer: str,
+        text: str = "text",
+        max_tokens: int = 64,
     ) -> None:
         super().__init__()
         if not widths or text in widths:
             raise ValueError(
                 f"widths names {', '.join(widths) or 'nothing'}: expected what is captioned, and not {text}"
             )
-        known = {**vocabulary(read_tokenizer(None, tokenizer)), **config}
+        tokenizer_json = read_tokenizer(None, tokenizer)
+        known = {**vocabulary(tokenizer_json), **config}
         built: Any = build_trunk({**known, "add_cross_attention": True}, is_language_model=True)
         if not any("cross" in name and "att" in name for name, _ in built.named_parameters()):
             raise ValueError(
                 f"{type(built).__name__} has no cross-attention: take a model_type such as gpt2, or bert "
                 "with is_decoder"
             )
-        self.widths, self.text = dict(widths), text
+        check_text_model(built, tokenizer_json, max_tokens)
+        self.widths, self.text, self.max_tokens = dict(widths), text, max_tokens
         self.decoder, self.vocab_size = built, int(built.config.vocab_size)
         dim = int(built.config.hidden_size)
         self.maps = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in widths.items()})
@@ -67,6 +77,20 @@ class Captioning(AlignmentObjective):
                     f"captioning of {name}, {width} wide: the model has tokens of widths {dict(widths)}; set `widths`"
                 )
 
+    def check_inputs(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        text = configs[self.text]
+        if text["class_path"] != TEXT:
+            raise ValueError(
+                f"captioning needs the ids of '{self.text}', whose encoder takes {text['class_path']}, expected "
+                f"{TEXT}: take an encoder of texts, not of cached features"
+            )
+        count = vocabulary(text["init_args"]["tokenizer_json"])["vocab_size"]
+        if count > self.vocab_size:
+            raise ValueError(
+                f"the text encoder's tokenizer has {count} tokens, the decoder {self.vocab_size} ids: give captioning "
+                "the tokenizer of the text encoder"
+            )
+
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return `captioning_<modality>` for each, the mean over the tokens of all ranks."""
         if self.text not in aligned.inputs or "input_ids" not in aligned.inputs[self.text]:
@@ -79,13 +103,8 @@ class Captioning(AlignmentObjective):
     def _loss(self, aligned: Aligned, name: str) -> Tensor:
         here, there = shared_rows(aligned.rows[name], aligned.rows[self.text], aligned.size)
         seen = select(aligned.tokens[name], here)
-        text = aligned.inputs[self.text]
-        ids, mask = text["input_ids"][there], text["attention_mask"][there].bool()
-        if ids.numel() and int(ids.max()) >= self.vocab_size:
-            raise ValueError(
-                f"the text has the id {int(ids.max())}, the decoder {self.vocab_size} ids: give it the "
-                "tokenizer of the text encoder"
-            )
+        text = {part: tensor[there, : self.max_tokens] for part, tensor in aligned.inputs[self.text].items()}
+        ids, mask = text["input_ids"], text["attention_mask"].bool()
         logits = self.decoder(
             input_ids=_widened(never_empty(ids)),
             attention_mask=_widened(never_empty(mask)).long(),

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 from modules.collectives import global_mean
 from modules.encoders.audio import AudioEncoder
 from modules.objectives.draws import Draws
-from modules.objectives.masked_audio import cut_into_spans
+from modules.objectives.masked_audio import check_spectrogram, cut_into_spans
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
 
@@ -31,6 +31,9 @@ class ContrastiveAudio(PretrainingObjective):
         temperature: of the contrast.
         diversity_weight: of the diversity loss.
         seed: of what is hidden and of distractors; codes are drawn by PyTorch's own numbers.
+
+    Raises:
+        ValueError: when the encoder is another kind.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ContrastiveAudio(PretrainingObjective):
         from transformers import Wav2Vec2Config
         from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
+        check_spectrogram(encoder, "contrastive masked audio")
         self.draws, self.distractor_draws = Draws(seed), Draws(seed + 1)
         self.log_mel = [encoder.log_mel]  # in a list: it belongs to the encoder
         self.stride, self.start_share, self.run = encoder.stride, start_share, run
@@ -73,6 +77,11 @@ class ContrastiveAudio(PretrainingObjective):
         self.project_context = nn.Linear(encoder.dim, dim)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.updates: Tensor
+
+    @property
+    def compares_samples(self) -> bool:  # type: ignore[override]
+        """Whether the diversity counts, which is of the codes of a whole batch."""
+        return self.diversity_weight > 0
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Hide runs of tokens; the target is spectrogram spans (rows, spans, stride x mels) and which were hidden."""

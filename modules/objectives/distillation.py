@@ -8,6 +8,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from modules.collectives import global_mean
 from modules.encoders.encoder import Encoder, as_encoder
+from modules.encoders.tokenized_text import TEXT, tokenizer_of
 from modules.language_model import LanguageModel
 from modules.objectives.pretraining import PretrainingObjective
 from modules.parts import Part
@@ -17,13 +18,18 @@ from modules.tokens import Tokens
 class Teacher(nn.Module):
     """An encoder that is asked and never trained: no gradients, no dropout, whatever mode the stage is in.
 
+    Args:
+        part: the encoder.
+        student: whose inputs it is given, the ids of texts by the student's tokenizer.
+
     Raises:
-        ValueError: when the part is no encoder.
+        ValueError: when the part is no encoder, or an id of the student's is another token of its own.
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, student: Encoder) -> None:
         super().__init__()
         self.encoder = as_encoder(part, "the teacher")
+        _check_vocabularies(student, self.encoder)
         self.encoder.requires_grad_(False).eval()
 
     @property
@@ -50,8 +56,8 @@ class LogitDistillation(PretrainingObjective):
         temperature: divides both sides' logits.
 
     Raises:
-        ValueError: when one of the two is no language model, their vocabularies differ in size, or the temperature
-            is not positive.
+        ValueError: when one of the two is no language model, their vocabularies differ, or the temperature is not
+            positive.
     """
 
     def __init__(self, encoder: Encoder, teacher: Part, temperature: float = 2.0) -> None:
@@ -65,7 +71,7 @@ class LogitDistillation(PretrainingObjective):
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}, expected more than 0; 1 to 4 is usual")
         self.heads = [student.head, large.head]  # in a list: the layers belong to the encoders
-        self.teacher, self.temperature = Teacher(teacher), temperature
+        self.teacher, self.temperature = Teacher(teacher, encoder), temperature
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs as they are, and the teacher's logits (rows, tokens, vocab_size)."""
@@ -87,11 +93,14 @@ class FeatureDistillation(PretrainingObjective):
     Args:
         encoder: the student.
         teacher: an encoder that makes as many tokens of the same inputs.
+
+    Raises:
+        ValueError: when the teacher is no encoder, or has another vocabulary.
     """
 
     def __init__(self, encoder: Encoder, teacher: Part) -> None:
         super().__init__()
-        self.teacher = Teacher(teacher)
+        self.teacher = Teacher(teacher, encoder)
         self.projection = nn.Linear(encoder.dim, self.teacher.dim)
 
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -119,6 +128,23 @@ def distilled_logits(student: Tensor, teacher: Tensor, temperature: float) -> Te
     ours = log_softmax(student.float() / temperature, dim=1)
     theirs = log_softmax(teacher.float() / temperature, dim=1)
     return temperature**2 * kl_div(ours, theirs, log_target=True, reduction="none").sum(1)
+
+
+def _check_vocabularies(student: Encoder, teacher: Encoder) -> None:
+    """Refuse encoders of texts of which one's ids are other words to the other."""
+    from tokenizers import Tokenizer
+
+    pair = (student, teacher)
+    if any(each.input_config["class_path"] != TEXT for each in pair):
+        return
+    ours, theirs = (Tokenizer.from_str(tokenizer_of(each, "distillation")).get_vocab() for each in pair)
+    token_of = {number: token for token, number in theirs.items()}
+    for token, number in sorted(ours.items(), key=lambda item: item[1]):
+        if token_of.get(number) != token:
+            raise ValueError(
+                f"id {number} is {token!r} to the student and {token_of.get(number)!r} to the teacher: expected one "
+                "vocabulary; build the student with the teacher's tokenizer.json"
+            )
 
 
 def _language_model(part: Part, name: str) -> LanguageModel:

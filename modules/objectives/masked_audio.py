@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from modules.collectives import global_mean
 from modules.encoders.audio import AudioEncoder
-from modules.encoders.encoder import at_least_one_row
+from modules.encoders.encoder import Encoder, at_least_one_row
 from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
@@ -20,10 +20,14 @@ class MaskedAudio(PretrainingObjective):
         encoder: an audio encoder; one of its tokens stands for `encoder.stride` frames.
         share: of the tokens' spans that are hidden.
         seed: of which ones.
+
+    Raises:
+        ValueError: when the encoder is another kind.
     """
 
     def __init__(self, encoder: AudioEncoder, share: float = 0.3, seed: int = 0) -> None:
         super().__init__()
+        check_spectrogram(encoder, "masked audio modelling")
         self.log_mel = [encoder.log_mel]  # in a list: it belongs to the encoder
         self.stride, self.share, self.draws = encoder.stride, share, Draws(seed)
         self.decoder = nn.Linear(encoder.dim, encoder.stride * encoder.num_mels)
@@ -42,6 +46,19 @@ class MaskedAudio(PretrainingObjective):
         spans, hidden = target
         difference = (self.decoder(tokens.features[hidden]) - spans[hidden]).abs()
         return {"masked_audio": global_mean(difference.sum(), difference.numel())}, {}
+
+
+def check_spectrogram(encoder: Encoder, objective: str) -> None:
+    """Refuse an encoder whose tokens are not spans of a spectrogram, of which some frames can be hidden.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    if not isinstance(encoder, AudioEncoder):
+        raise ValueError(
+            f"{objective} hides frames of a spectrogram, which {type(encoder).__name__} does not take: expected "
+            "modules.encoders.audio.AudioEncoder or modules.encoders.mfcc.MFCCEncoder"
+        )
 
 
 def cut_into_spans(

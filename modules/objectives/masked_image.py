@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.collectives import global_mean
-from modules.encoders.huggingface import ImageEncoder
+from modules.encoders.encoder import Encoder
+from modules.encoders.picture import PictureEncoder
 from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
@@ -22,10 +23,14 @@ class MaskedImage(PretrainingObjective):
         encoder: an image encoder whose tokens are its patches, row by row.
         share: of the patches that are hidden.
         seed: of which ones.
+
+    Raises:
+        ValueError: when the encoder is another kind.
     """
 
-    def __init__(self, encoder: ImageEncoder, share: float = 0.5, seed: int = 0) -> None:
+    def __init__(self, encoder: PictureEncoder, share: float = 0.5, seed: int = 0) -> None:
         super().__init__()
+        check_hides_patches(encoder, "masked image modelling")
         self.patch_size, self.share, self.draws = encoder.patch_size, share, Draws(seed)
         self.decoder = nn.Linear(encoder.dim, 3 * encoder.patch_size**2)
 
@@ -45,3 +50,21 @@ class MaskedImage(PretrainingObjective):
         patches, hidden = target
         difference = (self.decoder(tokens.features[hidden]) - patches[hidden]).abs()
         return {"masked_image": global_mean(difference.sum(), difference.numel())}, {}
+
+
+def check_hides_patches(encoder: Encoder, objective: str) -> None:
+    """Refuse an encoder that does not hide the patches it is told to: it would see what is asked for.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    if not isinstance(encoder, PictureEncoder):
+        raise ValueError(
+            f"{objective} hides patches of pictures, which {type(encoder).__name__} cannot: expected a PictureEncoder, "
+            "such as modules.encoders.huggingface.ImageEncoder or modules.encoders.timm.TimmEncoder"
+        )
+    if encoder.grid < 2:
+        raise ValueError(
+            f"{type(encoder).__name__} makes one token of a picture of {encoder.image_size} pixels: {objective} would "
+            "hide all of it or nothing; take larger pictures, or an encoder that does not pool"
+        )

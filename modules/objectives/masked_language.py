@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.collectives import global_mean
-from modules.encoders.huggingface import TextEncoder
+from modules.encoders.encoder import Encoder
+from modules.encoders.tokenized_text import check_keeps_tokens, tokenizer_of
 from modules.objectives.draws import Draws
 from modules.objectives.pretraining import PretrainingObjective
 from modules.tokens import Tokens
@@ -16,25 +17,28 @@ class MaskedLanguage(PretrainingObjective):
     """BERT's objective (arXiv:1810.04805, section 3.1): of the chosen tokens 80 % are masked, 10 % random, 10 % kept.
 
     Args:
-        encoder: a text encoder with `tokenizer_json`; its tokenizer has a mask token.
+        encoder: of texts, a token for each of theirs; its tokenizer has a mask token.
         share: of the real tokens that are chosen.
         seed: of what is chosen.
 
     Raises:
-        ValueError: when the tokenizer has no `[MASK]` or `<mask>`.
+        ValueError: when the encoder takes no texts or pools them, or its tokenizer has no `[MASK]` or `<mask>`.
     """
 
-    def __init__(self, encoder: TextEncoder, share: float = 0.15, seed: int = 0) -> None:
+    def __init__(self, encoder: Encoder, share: float = 0.15, seed: int = 0) -> None:
         super().__init__()
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_str(encoder.tokenizer_json)
+        asker = "masked language modelling"
+        tokenizer = Tokenizer.from_str(tokenizer_of(encoder, asker))
         ids = [tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>")]
         found = [index for index in ids if index is not None]
         if not found:
             raise ValueError(
-                "the tokenizer has no [MASK] or <mask> token: masked language modelling needs one"
+                f"the tokenizer has no [MASK] or <mask> token, which {asker} shows in place of words: take "
+                "the tokenizer.json that prepare learns of a TextLines, or a pretrained model whose own has one"
             )
+        check_keeps_tokens(encoder, asker)
         self.mask_id = found[0]
         self.special_ids = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         self.vocab_size = tokenizer.get_vocab_size()

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from modules.collectives import global_mean
 from modules.encoders.encoder import as_encoder
-from modules.encoders.huggingface import ImageEncoder
+from modules.encoders.picture import PictureEncoder
 from modules.objectives.draws import Draws
+from modules.objectives.masked_image import check_hides_patches
 from modules.objectives.pretraining import PretrainingObjective, never_empty
 from modules.parts import Part
 from modules.tokens import Tokens
@@ -34,12 +35,12 @@ class MaskedRegion(PretrainingObjective):
         seed: of the regions.
 
     Raises:
-        ValueError: when `text` is no encoder, or the share is not above 0 and up to 1.
+        ValueError: when the encoder is another kind, `text` is none, or the share is not above 0 and up to 1.
     """
 
     def __init__(
         self,
-        encoder: ImageEncoder,
+        encoder: PictureEncoder,
         text: Part,
         share: float = 0.4,
         dim: int = 256,
@@ -48,6 +49,7 @@ class MaskedRegion(PretrainingObjective):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_hides_patches(encoder, "masked region modelling")
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}, expected above 0 and up to 1")
         self.draws = Draws(seed)

@@ -71,7 +71,9 @@ class Matching(AlignmentObjective):
     ) -> None:
         super().__init__()
         if group < 2:
-            raise ValueError(f"group is {group}: a false partner needs two samples or more; 32 is usual")
+            raise ValueError(
+                f"group is {group}: a false partner needs two samples: set it to 2 or more, 32 is usual"
+            )
         self.logit_scale, self.group = logit_scale, group
         self.draws = Draws(seed)
         self.plan: tuple[FusionSource, Part | None] | None = (fusion, head)

@@ -33,7 +33,8 @@ class RelationDistillation(PretrainingObjective):
         relations: pairs of query, key, value.
 
     Raises:
-        ValueError: when a module is not there, or a relation names something else; in use, when widths do not divide.
+        ValueError: when the teacher has another vocabulary, a module is not there, or a relation names something else;
+            in use, when widths do not divide.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class RelationDistillation(PretrainingObjective):
             raise ValueError(
                 f"relations are pairs of {', '.join(Projections.names)}, found {list(relations)}"
             )
-        self.teacher, self.num_heads = Teacher(teacher), num_heads
+        self.teacher, self.num_heads = Teacher(teacher, encoder), num_heads
         self.relations = [tuple(pair) for pair in relations]
         self.students = Projections(encoder, student_projections)
         self.teachers = Projections(teacher, teacher_projections)

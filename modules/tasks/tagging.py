@@ -3,18 +3,16 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from modules.bio import IGNORED, tags_of
 from modules.encoders.encoder import Encoder
+from modules.encoders.tokenized_text import check_keeps_tokens, tokenizer_of
 from modules.fusion.fusion import Fused, Fusion
 from modules.tasks.task import Inputs, Judged, Task, Truth
 
 if TYPE_CHECKING:
     from modules.metrics.scores import Tally
-
-TEXT = "datamodules.modalities.text.Text"
 
 
 class Tagging(Task):
@@ -52,32 +50,13 @@ class Tagging(Task):
                 "it, or say under which name the text is (task.init_args.modality)"
             )
         encoder = encoders[self.modality]
-        if encoder.input_config["class_path"] != TEXT:
-            raise ValueError(
-                f"Tagging needs an encoder of texts that are tokenised ({TEXT}); that of '{self.modality}' takes "
-                f"{encoder.input_config['class_path']}"
-            )
+        tokenizer_of(encoder, "Tagging")
         if fusion.num_leading is None:
             raise ValueError(
                 f"{type(fusion).__name__} does not keep the tokens of the text, which Tagging needs one by one: take "
                 "EarlyFusion or CrossAttentionFusion"
             )
-        self._check_places(encoder)
-
-    def _check_places(self, encoder: Encoder) -> None:
-        """Refuse an encoder that gives fewer tokens than it takes, by asking it."""
-        if next(encoder.parameters()).is_meta:
-            return  # a plan of shapes alone: nothing can be asked
-        ids = torch.zeros(1, 3, dtype=torch.int64)
-        is_training = encoder.training
-        with torch.no_grad():
-            count = encoder.eval()({"input_ids": ids, "attention_mask": ids == 0}).mask.shape[1]
-        encoder.train(is_training)
-        if count != ids.shape[1]:
-            raise ValueError(
-                f"the encoder of '{self.modality}' gives {count} token(s) for {ids.shape[1]}, and Tagging needs one "
-                "for each: it pools; build it without last_only or pooled"
-            )
+        check_keeps_tokens(encoder, "Tagging")
 
     def input_configs(self, encoders: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         configs = {name: dict(config) for name, config in encoders.items()}

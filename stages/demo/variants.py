@@ -61,6 +61,7 @@ ALIGN = (
     Variant("soft-DTW", "align/infonce", TEMPORAL),
     Variant("latent", "align/latent", {f"{_LATENT}.adversary": 0.0}),
     Variant("latent, adversary", "align/latent"),
+    Variant("captioning", "align/captioning"),
     Variant("completion, masking 15 %, balanced", "align/several"),
     Variant("completion, masking 40 %", "align/infonce", COMPLETION | masking(0.4)),
 )
@@ -78,6 +79,15 @@ def joined_by(class_path: str, modalities: tuple[str, ...] = ("image", "audio"),
     return Variant(name, "transfer/matches", {"model.fusion": fusion, "modalities": modalities})
 
 
+def by_quality(joined: Variant) -> Variant:
+    """Return the variant whose fusion weighs the modalities of another variant's by their estimated quality."""
+    init_args = {"fusion": joined.changes["model.fusion"]}
+    fusion = {"class_path": f"{_FUSIONS}.quality_fusion.QualityFusion", "init_args": init_args}
+    return Variant("QualityFusion", joined.config, {**joined.changes, "model.fusion": fusion})
+
+
+PERCEIVER = joined_by("perceiver.PerceiverFusion", num_heads=4)
+
 FUSIONS = (
     joined_by("early.EarlyFusion", ("image",), num_heads=4),
     joined_by("early.EarlyFusion", ("audio",), num_heads=4),
@@ -88,5 +98,6 @@ FUSIONS = (
     joined_by("latent.LatentFusion"),
     joined_by("early.EarlyFusion", num_heads=4),
     joined_by("cross_attention.CrossAttentionFusion", num_heads=4),
-    joined_by("perceiver.PerceiverFusion", num_heads=4),
+    PERCEIVER,
+    by_quality(PERCEIVER),
 )

@@ -146,7 +146,8 @@ def gradients_of(model, rows):
 
 def by_fsdp2_in_16_bits(rank):
     model, rows = halved()
-    parallel.shard(model, init_device_mesh("cpu", (2,)), [])
+    mesh = init_device_mesh("cpu", (2,))
+    parallel.shard(model, mesh, mesh.get_group(), [])
     return gradients_of(model, rows[2 * rank : 2 * rank + 2])
 
 

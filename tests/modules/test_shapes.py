@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 
-from modules.shapes import Shapes
+from modules.shapes import Shapes, ShapesError
 
 BERT = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2}
 
@@ -104,3 +104,34 @@ def test_tied_weights_stay_tied_and_count_once():
         module = shapes.on_shapes(Tied())
     assert module.first.weight is module.second.weight
     assert shapes.bytes == 64
+
+
+def test_a_mask_that_is_computed_keeps_all():
+    shapes = Shapes()
+    with shapes:
+        values = shapes.empty((4, 3))
+        mask = values[:, 0] > 0
+        assert values[mask].shape == (4, 3)
+        assert values.masked_select(values > 0).shape == (12,)
+        assert mask.nonzero().tolist() == [[0], [1], [2], [3]]
+        assert torch.bincount(values.argmax(1), minlength=5).shape == (5,)
+
+
+def test_a_check_of_computed_numbers_is_passed():
+    with Shapes() as shapes:
+        assert torch.isfinite(shapes.empty((4, 3))).all()
+
+
+def test_masks_that_are_the_same_whatever_the_numbers_stay_real():
+    with Shapes() as shapes:
+        numbers = shapes.empty((2, 3)).argmax(1)
+        assert torch.ones_like(numbers, dtype=torch.bool).nonzero().tolist() == [[0], [1]]
+        assert numbers.new_full((2,), 7).tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "step", [lambda values: values.unique(), lambda values: values.sum().item(), lambda values: values[0, 0].tolist()]
+)  # fmt: skip
+def test_rows_that_only_a_real_step_knows_are_refused_with_what_to_do(step):
+    with Shapes() as shapes, pytest.raises(ShapesError, match=r"--trainer\.max_steps 2"):
+        step(shapes.empty((4, 3)))

@@ -5,13 +5,16 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from stages.cli import run
-from stages.planning import Layout, Plan, plan
+from stages.layout import Layout
+from stages.planning import Plan, Speed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
+
+
+TRAINERS = Path(__file__).parents[2] / "configs/trainer"
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +61,14 @@ def config(aligned_parts, scenes_shards, tmp_path) -> dict:
 def seen(monkeypatch) -> list[Plan]:
     """Plans that were reported."""
     found: list[Plan] = []
-    monkeypatch.setattr("stages.planning.report", lambda plan, *_: found.append(plan))
+    monkeypatch.setattr("stages.plan_report.report", lambda plan, *_: found.append(plan))
     return found
 
 
-def command(config: dict, subcommand: str, stage: str = "stages.align.Align") -> None:
+def command(config: dict, subcommand: str, *more: str, stage: str = "stages.align.Align") -> None:
     path = Path(config["run_dir"] + ".yaml")
     path.write_text(yaml.safe_dump(config))
-    run(stage, [subcommand, "--config", str(path)])
+    run(stage, [subcommand, "--config", str(path), *more])
 
 
 def test_the_parameters_are_the_runs(config, seen):
@@ -106,8 +109,8 @@ def test_nothing_of_the_run_directory_is_touched_and_no_weight_is_read(config, s
 def test_gpus_that_are_not_here_are_planned_for(config, seen):
     config["trainer"].update(accelerator="gpu", devices=4, strategy="ddp", precision="bf16-mixed")
     command(config, "plan")
-    assert seen[0].layout == Layout(4, "ddp", "bf16-mixed", 1, 2)
-    assert "buckets of gradients" in seen[0].memory
+    assert seen[0].layout == Layout(4, "ddp", "bf16-mixed", 1, 2, has_buckets=True)
+    assert seen[0].memory["buckets of gradients"] == seen[0].memory["gradients"]
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused(config, capsys):
@@ -117,13 +120,22 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused(config, capsys):
     assert "does not divide by 3 ranks" in capsys.readouterr().err
 
 
-def test_sharding_divides_what_is_sharded_and_nothing_else(aligned_stage):
-    batch, build = aligned_stage
-    one = plan(build(), batch, 4, Layout(1, "auto", "32-true", 1, 10)).memory
-    four = plan(build(), batch, 4, Layout(4, "fsdp", "32-true", 1, 10)).memory
-    for kind in ("weights", "gradients", "optimizer"):
-        assert four[kind] == one[kind] // 4
-    assert four["activations"] == one["activations"]
+def test_weights_of_16_bits_have_gradients_and_states_of_16_bits(config, seen):
+    for precision in ("32-true", "bf16-true"):
+        command(config, "plan", "--trainer.precision", precision)
+    wide, half = (plan.memory for plan in seen)
+    for kind in ("gradients", "optimizer"):
+        assert half[kind] == pytest.approx(wide[kind] / 2, rel=0.1)
+    assert half["optimizer"] == 2 * half["gradients"]
+
+
+def test_layers_that_are_computed_again_keep_less_and_compute_more(config, seen):
+    command(config, "plan")
+    command(config, "plan", "--config", str(TRAINERS / "checkpoint_activations.yaml"))
+    kept, again = seen
+    assert again.memory["activations"] < kept.memory["activations"]
+    assert again.flops > kept.flops
+    assert again.parts == kept.parts
 
 
 def test_a_pipeline_leaves_out_the_layers_of_other_ranks(aligned_parts, tokenizer_path, config, seen):
@@ -141,24 +153,76 @@ def test_a_pipeline_leaves_out_the_layers_of_other_ranks(aligned_parts, tokenize
     one, two = seen
     layer = 4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
     assert two.layout == Layout(4, "Pipeline", "32-true", 1, 2, pipeline=2)
+    assert two.layout.shares == 2
     assert two.memory["gradients"] == one.memory["gradients"] - 2 * layer * 4
     assert two.memory["optimizer"] == one.memory["optimizer"] - 2 * layer * 8
+    assert one.repeated == one.flops
+    assert 0 < two.repeated < two.flops
 
 
-def test_accumulation_keeps_gradients_beside_activations(aligned_stage):
-    batch, build = aligned_stage
-    once = plan(build(), batch, 4, Layout(1, "auto", "32-true", 1, 10))
-    twice = plan(build(), batch, 4, Layout(1, "auto", "32-true", 4, 10))
-    assert twice.peak > once.peak
-    assert twice.memory == once.memory
-    assert twice.flops == pytest.approx(once.flops)
+def refused(config: dict, capsys: pytest.CaptureFixture, *more: str) -> str:
+    """Return the message of a plan that is refused."""
+    with pytest.raises(SystemExit) as stopped:
+        command(config, "plan", *more)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_what_fit_refuses_is_refused_in_its_words(config, capsys):
+    config["trainer"]["accumulate_grad_batches"] = 4
+    assert "but the loss compares the samples of a batch" in refused(config, capsys)
+
+
+def test_a_plan_in_which_nothing_is_trained_is_refused(config, capsys):
+    config["model"]["lr_factors"] = {"encoders": 0, "projections": 0, "objective": 0}
+    assert "lr_factors freezes every parameter" in refused(config, capsys)
+
+
+def test_the_warnings_of_fit_are_the_plans(config, seen):
+    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1]}
+    image = {
+        "class_path": "modules.encoders.huggingface.ImageEncoder",
+        "init_args": {"config": resnet, "image_size": 32},
+    }
+    config["model"]["encoders"]["image"] = image
+    config["model"]["lr_factors"] = {}
+    command(config, "plan", "--trainer.devices", "2")
+    assert any("encoders.image have batch norms" in warning for warning in seen[0].warnings)
+
+
+def test_steps_of_warm_up_and_padding_are_told(config, seen):
+    config["model"]["optim"]["warmup_share"] = 0.1
+    command(config, "plan", "--trainer.max_steps", "50")
+    assert seen[0].warmup == 5
+    assert set(seen[0].filled) == {"audio", "text"}
+    for real, places in seen[0].filled.values():
+        assert 0 < real < places
+
+
+def test_the_report_says_what_was_found(config, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    command(config, "plan", "--trainer.devices", "auto")
+    said = capsys.readouterr().out
+    for words in ("warm-up", "seconds a step", "hours", "text in a rank's batch", "trainer.devices is auto"):
+        assert words in said
 
 
 def test_hours_follow_from_flops():
     found = Plan(Layout(8, "ddp", "bf16-mixed", 2, 1000), {}, {}, 0, 256, {}, flops=1e12)
-    assert found.hours(mfu=0.5, peak_tflops=100) == pytest.approx(
-        1000 * 2 * 256 * 1e12 / (0.5 * 1e14 * 8) / 3600
-    )
+    speed = Speed(mfu=0.5, peak_tflops=100)
+    assert found.step_s(speed) == pytest.approx(2 * 256 * 1e12 / (0.5 * 1e14 * 8))
+    assert found.hours(speed) == pytest.approx(1000 * found.step_s(speed) / 3600)
+
+
+def test_ranks_that_share_a_batch_each_do_what_is_not_divided():
+    layout, speed = Layout(4, "Sharded", "32-true", 1, 1000, zero=3, tensor_parallel=2), Speed(0.5, 100)
+    divided, half = (Plan(layout, {}, {}, 0, 256, {}, flops=1e12, repeated=each) for each in (0.0, 5e11))
+    assert half.step_s(speed) == pytest.approx(1.5 * divided.step_s(speed))
+
+
+@pytest.mark.parametrize("key, value", [("mfu", "0"), ("mfu", "1.5"), ("peak_tflops", "0")])
+def test_a_speed_that_makes_no_sense_is_refused(key, value, config, capsys):
+    assert f"--{key} is {value}: expected" in refused(config, capsys, f"--{key}", value)
 
 
 def test_unusual_values_are_warned_of_by_key(config, seen):
@@ -169,22 +233,3 @@ def test_unusual_values_are_warned_of_by_key(config, seen):
     assert "model.optim.lr is 0.5" in warnings
     assert "model.optim.warmup_share" in warnings
     assert "weight_decay" not in warnings
-
-
-@pytest.fixture
-def aligned_stage(aligned_parts, scenes_shards):
-    """A batch of scenes, and what builds a stage for it on the meta device."""
-    from datamodules.samples import SampleDataModule
-    from modules import parts
-    from modules.objectives.contrastive import InfoNCE
-    from stages.align import Align
-
-    def build() -> Align:
-        with torch.device("meta"):
-            encoders = {
-                name: parts.load(str(aligned_parts / f"encoders.{name}")) for name in ("image", "text")
-            }
-            return Align(encoders, 8, InfoNCE())
-
-    data = SampleDataModule(str(scenes_shards), batch_size=4, input_configs=build().input_configs)
-    return data.example(), build

@@ -47,6 +47,35 @@ def test_longer_texts_than_the_model_has_positions_for_are_refused(tokenizer_pat
         TextEncoder(str(folder), max_tokens=129)
 
 
+def test_positions_that_begin_behind_the_paddings_are_fewer_than_the_table_has(tokenizer_path):
+    from modules.encoders.huggingface import TextEncoder
+
+    roberta = {
+        "model_type": "roberta",
+        **SIZES,
+        "max_position_embeddings": 12,
+        "vocab_size": 300,
+        "pad_token_id": 1,
+    }
+    with pytest.raises(ValueError, match="max_tokens is 11, RobertaModel has 10 positions: lower max_tokens"):
+        TextEncoder(config=roberta, tokenizer=tokenizer_path, max_tokens=11)
+    encoder = TextEncoder(config=roberta, tokenizer=tokenizer_path, max_tokens=10)
+    ids = torch.full((1, 10), 5)
+    assert encoder({"input_ids": ids, "attention_mask": ids > 0}).mask.all()
+
+
+def test_models_that_do_not_take_a_text_alone_are_refused(tokenizer_path):
+    from modules.encoders.huggingface import TextEncoder
+
+    t5 = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    with pytest.raises(ValueError, match=r"T5Model is an encoder with a decoder.*such as bert"):
+        TextEncoder(config=t5, tokenizer=tokenizer_path)
+    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1]}
+    for config, name in ((VIT, "ViTModel"), (resnet, "ResNetModel")):
+        with pytest.raises(ValueError, match=f"{name} takes no ids of text: expected a text model"):
+            TextEncoder(config=config, tokenizer=tokenizer_path)
+
+
 def test_another_picture_size_than_the_models_is_refused():
     from modules.encoders.huggingface import ImageEncoder
     from modules.encoders.timm import TimmEncoder
@@ -56,6 +85,11 @@ def test_another_picture_size_than_the_models_is_refused():
     with pytest.raises(ValueError, match="VisionTransformer does not take pictures of 64 × 64 pixels"):
         arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
         TimmEncoder("vit_tiny_patch16_224", pretrained=False, model_args=arguments, image_size=64)
+    for size in (32, [32, 32]):
+        built = TimmEncoder(
+            "vit_tiny_patch16_224", pretrained=False, model_args={**arguments, "img_size": size}
+        )
+        assert built.image_size == 32 and built.grid == 4
     with pytest.raises(ValueError, match="nothing says the image_size of ResNetModel"):
         ImageEncoder(config={"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1]})
 

@@ -102,6 +102,11 @@ def test_what_is_padded_changes_nothing(name, encoder, inputs):
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
+def test_padding_stands_behind_what_is_real(encoder, inputs):
+    mask = encoder(inputs).mask
+    assert torch.equal(mask, mask.sort(1, descending=True).values)
+
+
 def test_half_precision_comes_near_and_a_clip_of_no_frame_gives_no_nan(name, encoder, inputs):
     if "mask" in inputs:
         inputs["mask"][2] = False

@@ -85,10 +85,13 @@ def test_an_estimator_learns_which_modality_to_trust_and_selection_drops_the_oth
     [
         (lambda: QualitySelection(floor=1.5), r"floor is 1\.5, expected from 0 to 1"),
         (lambda: QualitySelection(at_least=0), "at_least is 0: a sample must keep one"),
-        (lambda: QualitySelection()(SCORES, {}, 4), "3 scores and 0 rows of image"),
+        (
+            lambda: QualitySelection()(SCORES, {}, 4),
+            "3 scores and 0 rows of image: expected as many; give each row",
+        ),
         (
             lambda: QualityEstimator({"text": 4})({"image": full(torch.zeros(1, 1, 4))}),
-            "given image, it was built for text",
+            "given image, it was built for text: add the width of each",
         ),
     ],
 )

@@ -7,9 +7,10 @@ import torch
 
 from modules.objectives.aligned import Aligned
 from modules.objectives.captioning import Captioning
+from modules.objectives.weighted import Weighted
 from modules.tokens import Tokens
 
-GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
 BERT = {
     "model_type": "bert",
     "is_decoder": True,
@@ -94,7 +95,19 @@ def test_a_text_of_no_token_is_not_in_the_way(captioning):
     assert captioning(dataclasses.replace(aligned, inputs={"text": none}))["captioning_image"] == 0
 
 
-def test_what_does_not_fit_is_refused(captioning, tokenizer_path):
+def test_no_more_than_max_tokens_are_told(tokenizer_path):
+    torch.manual_seed(0)
+    long = Captioning({"image": 8}, GPT2, tokenizer_path).eval()
+    torch.manual_seed(0)
+    short = Captioning({"image": 8}, {**GPT2, "n_positions": 64}, tokenizer_path, max_tokens=3).eval()
+    aligned = batch([0, 1, 3], [0, 1, 3])
+    cut = {name: tensor[:, :3] for name, tensor in aligned.inputs["text"].items()}
+    expected = long(dataclasses.replace(aligned, inputs={"text": cut}))
+    torch.testing.assert_close(short(aligned), expected)
+    assert short(aligned)["captioning_image"] != long(aligned)["captioning_image"]
+
+
+def test_what_does_not_fit_is_refused(captioning, tokenizer_path, text_encoder, image_encoder):
     aligned = batch([0], [0])
     with pytest.raises(ValueError, match=r"the ids of 'text', the model has inputs of nothing"):
         captioning(dataclasses.replace(aligned, inputs={}))
@@ -102,8 +115,22 @@ def test_what_does_not_fit_is_refused(captioning, tokenizer_path):
         Captioning({"image": 9}, GPT2, tokenizer_path).configure({"image": 8, "text": 4}, dim=4)
     with pytest.raises(ValueError, match=r"writes 'text', the model has image, audio"):
         captioning.configure({"image": 8, "audio": 8}, dim=4)
-    with pytest.raises(ValueError, match=r"the decoder 5 ids"):
-        Captioning({"image": 8}, {**GPT2, "vocab_size": 5}, tokenizer_path)(aligned)
+    with pytest.raises(ValueError, match=r"the tokenizer has \d+ tokens, the embedding of GPT2LMHeadModel 5"):
+        Captioning({"image": 8}, {**GPT2, "vocab_size": 5}, tokenizer_path)
+    with pytest.raises(
+        ValueError, match="max_tokens is 64, GPT2LMHeadModel has 4 positions: lower max_tokens"
+    ):
+        Captioning({"image": 8}, {**GPT2, "n_positions": 4}, tokenizer_path)
+    captioning.check_inputs({"text": text_encoder.input_config})
+    captioning.vocab_size = 5
+    with pytest.raises(
+        ValueError, match=r"tokenizer has \d+ tokens, the decoder 5 ids: give captioning the token"
+    ):
+        captioning.check_inputs({"text": text_encoder.input_config})
+    with pytest.raises(
+        ValueError, match=r"the ids of 'text', whose encoder takes .*Image, expected .*Text: take"
+    ):
+        Weighted({"caption": captioning}).check_inputs({"text": image_encoder.input_config})
     with pytest.raises(ValueError, match="no cross-attention"):
         Captioning({"image": 8}, LLAMA, tokenizer_path)
     with pytest.raises(ValueError, match="and not text"):

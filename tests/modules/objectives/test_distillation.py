@@ -1,5 +1,7 @@
 """Distillation: equal to the papers' formulas worked out by hand, blind to padding, and the teacher never moves."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -197,6 +199,17 @@ def test_class_tokens_that_an_encoder_does_not_return_are_related_to(image_encod
     losses = judge(objective, image_encoder, image_inputs)
     for loss in losses.values():
         assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_to_whom_an_id_is_another_word_is_refused(case):
+    objective, student, teacher = case
+    build = relations if isinstance(objective, RelationDistillation) else type(objective)
+    words = json.loads(teacher.tokenizer_json)
+    ids = words["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]  # of equal size
+    teacher.tokenizer_json = json.dumps(words)
+    with pytest.raises(ValueError, match=r"id \d+ is 'a' to the student and 'b' to the teacher"):
+        build(student, teacher)
 
 
 def test_what_does_not_fit_is_refused(text_encoder, teacher, image_encoder, language_model, text_inputs):

@@ -107,3 +107,8 @@ def test_a_negative_weight_and_other_modalities_are_refused(aligned):
         built(align=-1)
     with pytest.raises(ValueError, match="built for image, text, the model has audio, text"):
         built(["image", "text"])(aligned({"audio": [0], "text": [0]}))
+
+
+def test_an_autoencoder_more_than_the_model_has_modalities_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="built for audio, image, text, video, the model has image, text"):
+        built().configure({"image": 8, "text": 8}, 4)

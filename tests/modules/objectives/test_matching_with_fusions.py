@@ -63,6 +63,18 @@ def test_a_fusion_that_attends_learns_to_tell_true_from_false_pairs(name):
     assert sum(history[-10:]) / 10 < 0.2 < history[0]
 
 
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_fusion_that_has_a_modality_more_than_the_model_serves(name, aligned):
+    objective = Matching(FUSIONS[name](dict.fromkeys(MODALITIES, 8))).double()
+    widths = dict.fromkeys(["audio", "image", "text"], 8)
+    objective.configure(widths, 4)
+    losses = objective(aligned({key: [0, 1, 2, 3] for key in widths}))
+    assert set(losses) == {"matching_audio_image", "matching_audio_text", "matching_image_text"}
+    sum(losses.values()).backward()
+    used = {key: p for key, p in objective.named_parameters() if "decoders" not in key}
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in used.values())
+
+
 def test_a_fusion_that_lacks_a_modality_of_the_model_is_refused(aligned):
     objective = Matching(FUSIONS["gated"]({"image": 8, "audio": 8}))
     with pytest.raises(ValueError, match="tokens of text, it was built for audio, image"):

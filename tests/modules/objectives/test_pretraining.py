@@ -7,7 +7,7 @@ import torch
 
 from modules.objectives.causal_language import CausalLanguage
 from modules.objectives.classification import Classification
-from modules.objectives.contrastive_audio import ContrastiveAudio, code_contrast, draw_distractors
+from modules.objectives.contrastive_audio import ContrastiveAudio, draw_distractors
 from modules.objectives.masked_audio import MaskedAudio
 from modules.objectives.masked_autoencoder import MaskedAutoencoder
 from modules.objectives.masked_image import MaskedImage
@@ -149,6 +149,29 @@ def test_masked_language_equals_transformers_loss_on_the_same_masks(text_encoder
     torch.testing.assert_close(losses["masked_language"], theirs.loss, rtol=1e-5, atol=1e-6)
 
 
+def test_masked_language_refuses_an_encoder_that_pools_and_one_of_something_else(
+    tokenizer_path, image_encoder
+):
+    from modules.encoders.huggingface import TextEncoder
+
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
+    last = TextEncoder(config=gpt2, tokenizer=tokenizer_path, max_tokens=16, last_only=True)
+    with pytest.raises(
+        ValueError, match=r"gives 1 token\(s\) for 3, and masked language modelling .*last_only"
+    ):
+        MaskedLanguage(last)
+    with pytest.raises(ValueError, match=r"needs an encoder of texts .*, ImageEncoder takes"):
+        MaskedLanguage(image_encoder)
+
+
+def test_masked_language_says_where_a_tokenizer_with_a_mask_comes_from(text_encoder):
+    text_encoder.tokenizer_json = text_encoder.tokenizer_json.replace("[MASK]", "[VEIL]")
+    with pytest.raises(
+        ValueError, match=r"no \[MASK\] or <mask> token.*take the tokenizer\.json that prepare"
+    ):
+        MaskedLanguage(text_encoder)
+
+
 def test_masked_language_hides_real_tokens_alone(text_encoder, text_inputs):
     objective = MaskedLanguage(text_encoder, share=1.0)
     _, target = objective.corrupt(text_inputs)
@@ -185,6 +208,27 @@ def test_a_language_model_objective_refuses_another_encoder(image_encoder):
         CausalLanguage(image_encoder)
 
 
+@pytest.mark.parametrize("objective", [MaskedAudio, ContrastiveAudio])
+def test_hiding_frames_refuses_an_encoder_without_a_spectrogram(objective):
+    from modules.encoders.waveform_cnn import WaveformCNN
+
+    with pytest.raises(ValueError, match=r"WaveformCNN does not take: expected .*AudioEncoder"):
+        objective(WaveformCNN(16, kernels=(10, 8), strides=(5, 4)))
+
+
+def test_hiding_patches_refuses_an_encoder_that_would_show_them_or_has_none(image_encoder, text_encoder):
+    from modules.encoders.frame_pooling import FramePooling
+    from modules.encoders.image_tokenizer import ImageTokenizer
+
+    blind = ImageTokenizer(16, patch_size=8, channels=16, levels=(5, 5, 5))
+    for encoder in (blind, FramePooling(image_encoder)):
+        for build in (MaskedImage, lambda encoder: MaskedRegion(encoder, text_encoder)):
+            with pytest.raises(
+                ValueError, match=rf"which {type(encoder).__name__} cannot: expected a Picture"
+            ):
+                build(encoder)
+
+
 # ---- masked autoencoding
 
 
@@ -215,10 +259,20 @@ def test_masked_autoencoder_equals_vit_maes_loss_on_the_same_noise(mae_encoder, 
     torch.testing.assert_close(ours_gradients, theirs_gradients, rtol=1e-5, atol=1e-7)
 
 
-def test_without_noise_an_encoder_of_mae_sees_every_patch_in_order(mae_encoder, image_inputs):
+def test_without_noise_an_encoder_of_mae_equals_a_vit_of_its_weights(mae_encoder, image_inputs):
+    from transformers import ViTConfig, ViTModel
+
+    sizes = ("image_size", "patch_size", "hidden_size", "intermediate_size")
+    depths = ("num_hidden_layers", "num_attention_heads")
+    vit = ViTModel(
+        ViTConfig(**{name: MAE[name] for name in (*sizes, *depths)}), add_pooling_layer=False
+    ).eval()
+    vit.load_state_dict(mae_encoder.trunk.state_dict())
+    patches = vit(mae_encoder.normalised(image_inputs["pixels"])).last_hidden_state[:, 1:]  # all, row by row
     tokens = mae_encoder(image_inputs)
-    assert tokens.features.shape == (3, 16, 16) and mae_encoder.config.mask_ratio == 0.6
-    torch.testing.assert_close(mae_encoder(image_inputs).features, tokens.features)
+    torch.testing.assert_close(tokens.features, patches)
+    assert tokens.mask.all()
+    assert mae_encoder.config.mask_ratio == 0.6, "what training hides is as it was"
 
 
 def test_masked_autoencoding_refuses_another_encoder(image_encoder):
@@ -233,40 +287,90 @@ def test_masked_autoencoding_refuses_another_encoder(image_encoder):
 # ---- contrastive masked audio
 
 
-def test_code_contrast_and_diversity_equal_wav2vec2s_on_the_same_masks_and_distractors():
+class Encoded(torch.nn.Module):
+    """What an encoder made of sounds, in the place of wav2vec 2.0's own."""
+
+    def __init__(self, context, features):
+        super().__init__()
+        self.context, self.features = context, features
+
+    def forward(self, *_, **__):
+        from transformers.modeling_outputs import Wav2Vec2BaseModelOutput
+
+        return Wav2Vec2BaseModelOutput(last_hidden_state=self.context, extract_features=self.features)
+
+
+@pytest.fixture
+def pair_of_wav2vec2(audio_encoder, audio_inputs):
+    """Return a function from an objective to its own losses and the library's outcome on the same tokens and draws."""
     from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 
-    config = Wav2Vec2Config(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8,),
-        conv_stride=(4,),
-        conv_kernel=(4,),
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        codevector_dim=8,
-        num_codevectors_per_group=3,
-        proj_codevector_dim=8,
-        num_feat_extract_layers=1,
+    def judge_both(objective, training):
+        seen, (spans, hidden) = objective.corrupt(audio_inputs)
+        tokens = audio_encoder.eval()(seen)
+        config = Wav2Vec2Config(
+            hidden_size=audio_encoder.dim,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            conv_dim=(spans.shape[2],),
+            conv_stride=(1,),
+            conv_kernel=(1,),
+            num_feat_extract_layers=1,
+            num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+            num_codevectors_per_group=objective.num_entries // 2,
+            codevector_dim=16,
+            proj_codevector_dim=16,
+        )
+        model = Wav2Vec2ForPreTraining(config).train(training)
+        model.wav2vec2 = Encoded(tokens.features, objective.norm(spans))
+        model.quantizer.load_state_dict(objective.quantizer.state_dict())
+        model.project_q.load_state_dict(objective.project_codes.state_dict())
+        model.project_hid.load_state_dict(objective.project_context.state_dict())
+
+        count = objective.num_distractors
+        luck = copy.deepcopy(objective.distractor_draws).uniform(len(hidden), hidden.shape[1] * count)
+        drawn = draw_distractors(hidden, luck.float().unflatten(1, (-1, count)))
+        positions = (
+            hidden.flatten().nonzero().squeeze(1)
+        )  # the library counts all tokens, not the hidden ones
+        of_all = torch.zeros(*hidden.shape, count, dtype=torch.int64)
+        of_all[hidden] = positions[drawn]
+        outcome = model(audio_inputs["waveform"], mask_time_indices=hidden, sampled_negative_indices=of_all)
+        losses, _ = objective.train(training)(tokens, (spans, hidden))
+        return losses, outcome, (model, hidden, drawn)
+
+    return judge_both
+
+
+def test_contrast_and_diversity_equal_wav2vec2s_on_the_same_masks_and_distractors(
+    audio_encoder, pair_of_wav2vec2
+):
+    objective = ContrastiveAudio(
+        audio_encoder, start_share=0.5, num_distractors=6, num_codes=3, dim=16, diversity_weight=0.3
     )
-    model = Wav2Vec2ForPreTraining(config).eval()
-    torch.nn.init.uniform_(model.quantizer.codevectors)
-    hidden = torch.rand(3, 20) < 0.5
-    drawn = draw_distractors(
-        hidden, torch.rand(3, 20, 6)
-    )  # numbers of hidden tokens; the library counts all tokens
-    positions = hidden.flatten().nonzero().squeeze(1)
-    theirs_drawn = torch.zeros(3, 20, 6, dtype=torch.int64)
-    theirs_drawn[hidden] = positions[drawn]
-    outcome = model(torch.randn(3, 80), mask_time_indices=hidden, sampled_negative_indices=theirs_drawn)
-    context, codes = outcome.projected_states[hidden], outcome.projected_quantized_states[hidden]
-    ours = code_contrast(context, codes, codes[drawn], config.contrastive_logits_temperature)
-    assert (
-        (codes[drawn] == codes.unsqueeze(1)).all(2).any()
-    )  # few codes: some distractors are the code itself
-    torch.testing.assert_close(ours.sum(), outcome.contrastive_loss, rtol=1e-5, atol=1e-5)
+    losses, outcome, (_, hidden, drawn) = pair_of_wav2vec2(objective, training=False)
+    codes = outcome.projected_quantized_states[hidden]
+    is_itself = (codes[drawn] == codes.unsqueeze(1)).all(2)
+    assert is_itself.any() and not is_itself.all()  # few codes: some distractors are the code itself
+    count = hidden.sum()  # ours are means over what is hidden, the library's are sums
+    torch.testing.assert_close(count * losses["contrastive_audio"], outcome.contrastive_loss)
+    torch.testing.assert_close(count * losses["code_diversity"], 0.3 * outcome.diversity_loss)
+
+
+def test_diversity_and_its_gradient_equal_wav2vec2s_in_training(audio_encoder, pair_of_wav2vec2):
+    objective = ContrastiveAudio(
+        audio_encoder, start_share=0.5, num_distractors=6, num_codes=3, dim=16, diversity_weight=1.0
+    )
+    torch.nn.init.normal_(objective.quantizer.weight_proj.weight, std=0.1)  # no code is certain
+    losses, outcome, (model, hidden, _) = pair_of_wav2vec2(objective, training=True)
+    ours, theirs = hidden.sum() * losses["code_diversity"], outcome.diversity_loss
+    torch.testing.assert_close(ours, theirs)
+    (gradient,) = torch.autograd.grad(ours, objective.quantizer.weight_proj.weight)
+    assert gradient.abs().max() > 1e-3
+    (expected,) = torch.autograd.grad(theirs, model.quantizer.weight_proj.weight)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_diversity_is_the_share_of_codes_that_the_perplexity_leaves_unused(audio_encoder, audio_inputs):
@@ -275,6 +379,24 @@ def test_diversity_is_the_share_of_codes_that_the_perplexity_leaves_unused(audio
     losses, scores = objective(audio_encoder(seen), target)
     expected = 0.1 * (8 - scores["code_perplexity"]) / 8
     torch.testing.assert_close(losses["code_diversity"], expected)
+
+
+def test_diversity_is_no_mean_over_samples_and_says_so(audio_encoder, audio_inputs):
+    """Two batches in turn are not one large one; without its weight they are."""
+    torch.manual_seed(0)
+    objective = ContrastiveAudio(audio_encoder, start_share=0.5, num_codes=4, dim=16).eval()
+    _, (spans, hidden) = objective.corrupt(audio_inputs)
+    tokens = audio_encoder(audio_inputs)
+
+    def diversity(rows: slice) -> torch.Tensor:
+        part = Tokens(tokens.features[rows], tokens.mask[rows])
+        return objective(part, (spans[rows], hidden[rows]))[0]["code_diversity"]
+
+    counts = hidden.sum(1).tolist()
+    parts = (diversity(slice(0, 1)) * counts[0] + diversity(slice(1, None)) * sum(counts[1:])) / sum(counts)
+    assert parts > diversity(slice(None))
+    assert objective.compares_samples
+    assert not ContrastiveAudio(audio_encoder, num_codes=4, dim=16, diversity_weight=0.0).compares_samples
 
 
 def test_distractors_are_other_hidden_tokens_of_the_same_row():

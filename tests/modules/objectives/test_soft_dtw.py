@@ -1,5 +1,6 @@
 """Soft-DTW: equal to its definition over all paths, in value and gradient."""
 
+import dataclasses
 import itertools
 import math
 
@@ -159,6 +160,18 @@ def test_samples_that_lack_one_and_padding_do_not_change_the_loss(aligned):
     torch.testing.assert_close(objective(both)["temporal_video_audio"], loss)
 
 
+def test_where_padding_stands_does_not_change_the_loss(aligned):
+    objective = TemporalAlignment({"video": 8, "audio": 8}, dim=4).double()
+    batch = aligned({"video": [0, 1, 3], "audio": [0, 1, 3]})
+    video = batch.tokens["video"]
+    features = torch.full((3, 2 * video.mask.shape[1], 8), torch.nan, dtype=torch.float64)
+    features[:, 1::2] = video.features  # a token of padding before each
+    mask = torch.zeros(features.shape[:2], dtype=torch.bool)
+    mask[:, 1::2] = video.mask
+    spread = dataclasses.replace(batch, tokens={**batch.tokens, "video": Tokens(features, mask)})
+    torch.testing.assert_close(objective(spread), objective(batch))
+
+
 def test_no_shared_sample_gives_zero_with_gradients(aligned):
     objective = TemporalAlignment({"video": 8, "audio": 8}, dim=4).double()
     loss = objective(aligned({"video": [0, 1], "audio": [2]}))["temporal_video_audio"]
@@ -166,7 +179,9 @@ def test_no_shared_sample_gives_zero_with_gradients(aligned):
     assert loss == 0 and all(parameter.grad is not None for parameter in objective.parameters())
 
 
-def test_modalities_that_do_not_fit_are_refused(aligned):
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="gamma is 0, expected more than 0"):
+        TemporalAlignment({"video": 8, "audio": 8}, dim=4, gamma=0)
     with pytest.raises(ValueError, match="between two modalities, widths names 1: video"):
         TemporalAlignment({"video": 8}, dim=4)
     with pytest.raises(ValueError, match="asks for audio, the model has video, text"):

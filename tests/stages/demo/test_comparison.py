@@ -1,11 +1,19 @@
 """A comparison: what is changed in a config, what the tables say, and the whole command in small."""
 
+import importlib
+import inspect
 import itertools
 import json
+import pkgutil
+from pathlib import Path
 
 import pytest
 import yaml
 
+import modules.fusion
+import modules.objectives
+from modules.fusion.fusion import Fusion
+from modules.objectives.aligned import AlignmentObjective
 from stages.demo import runs, tables
 from stages.demo.comparison import compare
 from stages.demo.variants import ALIGN, FUSIONS
@@ -39,6 +47,37 @@ def test_without_the_demos_data_nothing_is_started(folder):
     with pytest.raises(FileNotFoundError, match="run `make demo` first"):
         compare(out=folder / "out")
     assert not (folder / "out").exists()
+
+
+def class_paths(content) -> set[str]:
+    """Return the classes that a config names, at any depth."""
+    if isinstance(content, dict):
+        return set().union({content.get("class_path")}, *map(class_paths, content.values())) - {None}
+    return set().union(*map(class_paths, content)) if isinstance(content, list | tuple) else set()
+
+
+@pytest.mark.parametrize(
+    ("variants", "package", "kind"),
+    [(ALIGN, modules.objectives, AlignmentObjective), (FUSIONS, modules.fusion, Fusion)],
+)
+def test_every_objective_of_align_and_every_fusion_is_compared(variants, package, kind, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[3])
+    compared = set()
+    for variant in variants:
+        changes = {key: value for key, value in variant.changes.items() if key.startswith("model.")}
+        compared |= class_paths(runs.changed(variant.config, changes)["model"])
+    there = set()
+    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for name, each in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
+            if each.__module__ == info.name and issubclass(each, kind) and not inspect.isabstract(each):
+                there.add(f"{info.name}.{name}")
+    assert there and there <= compared
+
+
+def test_fusion_by_quality_is_compared_with_the_very_fusion_inside():
+    variants = {variant.name: variant.changes for variant in FUSIONS}
+    inside = variants["QualityFusion"]["model.fusion"]["init_args"]["fusion"]
+    assert inside == variants["PerceiverFusion"]["model.fusion"]
 
 
 def test_variants_have_names_and_folders_of_their_own():

@@ -15,6 +15,8 @@ SPREADS = [
     ("fsdp1", 2, ["clip", "tied", "adapted", "tokens"]),
     ("tp", 2, ["tokens"]),
     ("fsdp2+tp", 4, ["tokens"]),
+    ("hybrid", 4, ["clip", "adapted"]),
+    ("hybrid+tp", 8, ["tokens"]),
     ("pipeline", 2, ["tied", "tokens"]),
     ("ddp+pipeline", 4, ["tokens"]),
 ]
