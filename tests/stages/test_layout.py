@@ -105,12 +105,20 @@ def test_what_is_in_no_layer_is_whole_during_the_step():
     module, found = llama(), layout("fsdp", devices=4)
     layer = sum(parameter.numel() for parameter in module.layers[0].parameters())
     rest = 100 * 32 + 32  # embeddings, and the norm behind the layers
-    assert memory.gathered(module, found) == {
-        "gathered weights": 4 * (rest + 2 * layer),
-        "gathered gradients": 4 * (rest + 2 * layer),
-    }
-    module.embed_tokens.requires_grad_(False)
-    assert memory.gathered(module, found)["gathered gradients"] == 4 * (32 + 2 * layer)
+    assert memory.Gathering(module, found).weights == 4 * (rest + 2 * layer)
+
+
+def test_gradients_are_whole_until_they_are_sent():
+    module, found = llama(), layout("fsdp", devices=4)
+    moments = [(parameter, 0) for parameter in reversed(list(module.parameters()))]
+    layer = sum(parameter.numel() for parameter in module.layers[0].parameters())
+    gathering = memory.Gathering(module, found)
+    gradients, most = gathering.backward(moments, accumulates=False)
+    assert gradients == 4 * (
+        32 + 2 * layer
+    )  # of the norm behind them, and one layer's while the other's are sent
+    assert most > gathering.weights
+    assert gathering.backward(moments, accumulates=True)[1] > most
 
 
 def test_copies_of_a_sharded_model_divide_it_by_fewer_ranks():
