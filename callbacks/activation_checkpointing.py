@@ -3,11 +3,22 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.parallel import checkpoint_activations
+from modules.parts import Part
 
 
 class CheckpointActivations(Callback):
     """A third more compute for a fraction of the memory of activations; gradients and names stay what they are."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            checkpoint_activations(pl_module)
+        """Have layers computed again.
+
+        Raises:
+            ValueError: when the model has no repeated layers, so that nothing would be saved.
+        """
+        if stage == "fit" and not checkpoint_activations(pl_module):
+            parts = ", ".join(type(part).__name__ for part in pl_module.modules() if isinstance(part, Part))
+            raise ValueError(
+                f"CheckpointActivations finds no repeated layers in {parts or type(pl_module).__name__}, and would "
+                "save no memory: leave it out, and lower data.batch_size (with trainer.accumulate_grad_batches, or "
+                "model.chunks in align)"
+            )

@@ -82,6 +82,7 @@ class Checkpoints(Callback):
         self.keep, self.best = keep, best
         self.best_score: float | None = None
         self.is_best = False
+        self.not_finite: list[str] = []
         self.last_step = 0
         self.in_memory = InMemory()
         self.writing: Future[dict[str, float]] | None = None  # its result is what it cost
@@ -92,6 +93,11 @@ class Checkpoints(Callback):
         self.blocked_s = 0.0
 
     # ---- when
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        buffers = ((name, buffer) for name, buffer in pl_module.named_buffers() if buffer.is_floating_point())
+        # Such as a mask of minus infinities: no sign of a training that diverged, as it would be of one that began.
+        self.not_finite = [f"state_dict.{name}" for name, b in buffers if not b.isfinite().all()]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.global_step
@@ -152,9 +158,7 @@ class Checkpoints(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        buffers = ((name, buffer) for name, buffer in pl_module.named_buffers() if buffer.is_floating_point())
-        # Such as a mask of minus infinities: no sign of a training that diverged.
-        checkpoint["not_finite"] = [f"state_dict.{name}" for name, b in buffers if not b.isfinite().all()]
+        checkpoint["not_finite"] = self.not_finite
         checkpoint["optimizer_groups"] = [names_of(pl_module, optimizer) for optimizer in trainer.optimizers]
 
     # ---- how

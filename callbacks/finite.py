@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from callbacks import checkpoint_file as files
 from callbacks.logged_steps import is_logged_step
+from callbacks.running_statistics import RunningStatistics
 from callbacks.signals import STOPPED
 from modules.collectives import all_ranks
 
@@ -30,6 +31,9 @@ class FiniteSteps(Callback):
     One all-reduce of one number a step tells all ranks. The optimiser learns of it on the device where it can (a fused
     one takes `found_inf`, and nothing waits); otherwise the host reads the number and takes the gradients away. The
     samples of a skipped step are not trained on again. Logged as `train/skipped_steps`.
+
+    The running statistics of norms that are trained are what they were before the step, too; a step is also skipped
+    when it is they alone that are no longer finite.
 
     Past `limit` skipped steps among the last thousand, the samples at fault are named, and the run ends with code 75,
     so that it goes on once from its last whole checkpoint: what a faulty device did may not happen again. The second
@@ -52,12 +56,17 @@ class FiniteSteps(Callback):
         self.keys: list[str] = []
         self.unread: deque[tuple[int, Tensor, list[str]]] = deque()
         self.is_bad: Tensor | None = None
+        self.statistics: RunningStatistics
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.statistics = RunningStatistics(pl_module)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.is_bad is None:  # with accumulation, several batches share a step
             self.keys = []
+            self.statistics.keep()
         self.keys += batch.keys
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -73,12 +82,15 @@ class FiniteSteps(Callback):
         precision = trainer.precision_plugin
         # A gradient scaler looks for infinite gradients by itself: it makes them when its scale is too large.
         is_scaled = isinstance(precision, MixedPrecision) and precision.scaler is not None
-        if parameters and not is_scaled:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            own = torch.maximum(own, _are_bad(gradients, own.device))
+        made = self.statistics.floats
+        if not is_scaled:
+            made = [*made, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
+        if made:
+            own = torch.maximum(own, _are_bad(made, own.device))
         bad = own.clone()
         if all_ranks()[1] > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+        self.statistics.take_back(bad)
         if _takes_found_inf(optimizer):
             optimizer.found_inf = bad
             self.unread.append((trainer.global_step + 1, torch.stack([bad, own]), self.keys))
@@ -140,15 +152,15 @@ def _is_bad(value: Tensor) -> Tensor:
     return (~torch.isfinite(value)).any().float()
 
 
-def _are_bad(gradients: list[Tensor], device: torch.device) -> Tensor:
-    """Return 1 where any of this rank's gradients, or its shard of one, is not finite, else 0, as a scalar.
+def _are_bad(tensors: list[Tensor], device: torch.device) -> Tensor:
+    """Return 1 where any of this rank's tensors, or its shard of one, is not finite, else 0, as a scalar.
 
     By the kernel with which a gradient scaler looks, in one pass over all; a scale of 1 changes nothing.
     """
     found, scale = torch.zeros((), device=device), torch.ones((), device=device)
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for gradient in gradients:
-        own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    for tensor in tensors:
+        own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         by_dtype.setdefault(own.dtype, []).append(own)
     for same in by_dtype.values():
         torch._amp_foreach_non_finite_check_and_unscale_(same, found, scale)

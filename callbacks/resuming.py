@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from callbacks import checkpoint_file as files
 from callbacks.checkpoint_file import CheckpointError
 from modules.collectives import all_ranks
-from modules.optimizer_state import by_name, names_of, numbered, regrouped, regrouped_schedule
+from modules.optimizer_state import StateError, by_name, names_of, numbered, regrouped, regrouped_schedule
 from modules.shard_map import ShardsError
 from modules.sharded_checkpoint import check as check_shards
 from modules.sharded_checkpoint import is_sharded
@@ -67,13 +67,19 @@ class Resuming(_CheckpointConnector):
         """Restore the optimisers, whose parameters may be grouped otherwise than when they were saved.
 
         Raises:
-            StateError: when they have other parameters.
+            StateError: when they have other parameters, or are not as many.
         """
         loaded = self._loaded_checkpoint
         if "optimizer_groups" in loaded and "optimizer_states" in loaded:
-            each = zip(loaded["optimizer_states"], loaded["optimizer_groups"], self._names(), strict=True)
+            states, groups, names = loaded["optimizer_states"], loaded["optimizer_groups"], self._names()
+            if not len(states) == len(groups) == len(names):
+                raise StateError(
+                    f"the checkpoint has states of {len(states)} optimisers and names of {len(groups)}, this run has "
+                    f"{len(names)}: it is damaged, or of another model"
+                )
             loaded["optimizer_states"] = [
-                numbered(regrouped(by_name(state, saved), names)) for state, saved, names in each
+                numbered(regrouped(by_name(state, saved), own))
+                for state, saved, own in zip(states, groups, names, strict=True)
             ]
         super().restore_optimizers()
 

@@ -88,3 +88,14 @@ def quick_attention(device: torch.device, tokens: int) -> AbstractContextManager
     if device.type != "cpu" or tokens > MAX_TOKENS_OF_PLAIN or not (is_bfloat16 and torch.is_grad_enabled()):
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
+
+
+def alike() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return contexts for a layer and for the same layer computed again, in which attention takes the same kernel.
+
+    For `torch.utils.checkpoint`, whose second pass is outside the context of the first, and which refuses a kernel
+    that keeps other tensors.
+    """
+    others = (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled())
+    is_plain = torch.backends.cuda.math_sdp_enabled() and not any(others)
+    return nullcontext(), sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext()

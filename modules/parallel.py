@@ -13,9 +13,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from modules import collectives
+from modules.attention import alike
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 STYLES = ("colwise", "rowwise")
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def layers(module: nn.Module) -> list[nn.Module]:
@@ -27,23 +29,33 @@ def layers(module: nn.Module) -> list[nn.Module]:
     ]
 
 
-def checkpoint_activations(module: nn.Module) -> None:
+def checkpoint_activations(module: nn.Module) -> int:
     """Keep a layer's input alone, and compute the layer again in the backward; names of parameters stay.
 
     Where layers hold layers, it is the inner ones.
+
+    Returns:
+        The number of layers that are computed again.
     """
     blocks = layers(module)
-    for layer in blocks:
-        if not any(child in blocks for child in layer.modules() if child is not layer):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+    inner = [
+        layer
+        for layer in blocks
+        if not any(child in blocks for child in layer.modules() if child is not layer)
+    ]
+    for layer in inner:
+        again = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=alike)
+        layer.forward = again  # type: ignore[method-assign]
+    return len(inner)
 
 
 def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
-    """Split layers over `tensor_parallel` ranks, then shard all over `data_parallel` ranks.
+    """Split layers over `tensor_parallel` ranks, then shard all over `data_parallel` ranks, or over some of them.
 
     Args:
         module: what is trained.
-        mesh: with the dimensions `data_parallel` and `tensor_parallel`, as Lightning's ModelParallelStrategy makes it.
+        mesh: with the dimensions `data_parallel` and `tensor_parallel`, as Lightning's ModelParallelStrategy makes it;
+            or with `replicate` and `shard`, which together are `data_parallel`: shards of as many copies of the model.
         methods: of the module, that training calls as others call `forward`.
 
     Raises:
@@ -54,23 +66,29 @@ def distribute(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> N
     if tensor.size() > 1:
         split_tensors(module, tensor)
     if data.size() > 1:
-        shard(module, data, methods)
+        names = mesh.mesh_dim_names or ()
+        spread = mesh["replicate", "shard"] if "replicate" in names else data
+        shard(module, spread, data.get_group(), methods)
 
 
-def shard(module: nn.Module, mesh: DeviceMesh, methods: Iterable[str]) -> None:
-    """Shard a model over ranks: each layer is whole only while it computes, all else during the step.
+def shard(module: nn.Module, mesh: DeviceMesh, group: ProcessGroup, methods: Iterable[str]) -> None:
+    """Shard a model over the last dimension of a mesh: a layer is whole only while it computes, all else in the step.
 
-    FSDP2 shards no scalars (a logit scale, a gate): every rank holds them, and their gradients are averaged.
+    Where the mesh has two dimensions, gradients are averaged over the first: each of its places has a whole copy.
+    FSDP2 shards no scalars (a logit scale, a gate), and puts together tensors of one width at a time, so neither are
+    norms in 32 bits sharded beside weights in 16: every rank holds them, and their gradients are averaged.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
-    for parameter in scalars:
+    kept = {parameter for parameter in module.parameters() if parameter.ndim == 0}
+    if any(parameter.dtype in HALVES for parameter in module.parameters()):
+        kept |= {each for each in module.parameters() if each.ndim == 1 and each.dtype == torch.float32}
+    for parameter in kept:
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(partial(_average, mesh.get_group()))
+            parameter.register_post_accumulate_grad_hook(partial(_average, group))
     for layer in layers(module):
-        fully_shard(layer, mesh=mesh, ignored_params=scalars)
-    fully_shard(module, mesh=mesh, ignored_params=scalars)
+        fully_shard(layer, mesh=mesh, ignored_params=kept)
+    fully_shard(module, mesh=mesh, ignored_params=kept)
     for method in methods:
         register_fsdp_forward_method(module, method)
 

@@ -1,6 +1,6 @@
 """Restoring: a checkpoint's content goes into a model that is spread over ranks, however it was spread when saved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,16 @@ def _restore_from_shards(
     for number, optimizer in enumerate(optimizers):
         saved = shards.optimizer(number)
         rest["optimizer_groups"].append([group["params"] for group in saved["param_groups"]])
-        state = get_optimizer_state_dict(module, optimizer)["state"]
+        had = {path.rpartition(".")[0] for path in saved["state"]}
+        fresh = get_optimizer_state_dict(module, optimizer)["state"]
+        state = {name: own for name, own in fresh.items() if name in had}
         flat = {f"{name}.{entry}": value for name, own in state.items() for entry, value in own.items()}
         _read(f"optimizer_{number}.state", flat, shards)
         mine = regrouped({**saved, "state": state}, names_of(module, optimizer))
-        set_optimizer_state_dict(module, optimizer, optim_state_dict=mine)
+        set_optimizer_state_dict(
+            module, optimizer, optim_state_dict=mine, options=StateDictOptions(strict=False)
+        )
+        _forget_fresh(module, optimizer, had)
     return rest
 
 
@@ -85,8 +90,21 @@ def _restore_from_whole(
     for number, optimizer in enumerate(optimizers):
         saved = by_name(states[number], checkpoint["optimizer_groups"][number])
         mine = regrouped(saved, names_of(module, optimizer))
-        set_optimizer_state_dict(module, optimizer, optim_state_dict=mine, options=options)
+        set_optimizer_state_dict(
+            module,
+            optimizer,
+            optim_state_dict=mine,
+            options=StateDictOptions(full_state_dict=True, strict=False),
+        )
+        _forget_fresh(module, optimizer, saved["state"].keys())
     return checkpoint
+
+
+def _forget_fresh(module: nn.Module, optimizer: Optimizer, had: Collection[str]) -> None:
+    """Forget the states that torch made up of parameters that had none, such as those that no loss depends on."""
+    for name, parameter in module.named_parameters():
+        if name not in had:
+            optimizer.state.pop(parameter, None)
 
 
 def _read(prefix: str, tensors: Mapping[str, Tensor], shards: Shards) -> None:

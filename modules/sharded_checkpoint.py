@@ -117,7 +117,7 @@ class Shards:
         found = self.rest()
         found["state_dict"] = dict(self.below("state_dict"))
         found["optimizer_states"], found["optimizer_groups"] = [], []
-        for number in range(self._num_optimizers()):
+        for number in range(self.num_optimizers):
             saved = self.optimizer(number)
             state: dict[str, dict[str, Any]] = {}
             for path, value in saved["state"].items():
@@ -127,7 +127,9 @@ class Shards:
             found["optimizer_groups"].append([group["params"] for group in saved["param_groups"]])
         return found
 
-    def _num_optimizers(self) -> int:
+    @property
+    def num_optimizers(self) -> int:
+        """How many optimisers it holds anything of."""
         heads = {name.partition(".")[0] for name in (*self.tensors, *self.values)}
         return sum(1 for head in heads if head.startswith("optimizer_"))
 
@@ -175,7 +177,7 @@ def open_shards(folder: Path) -> Shards:
 
 
 def check(folder: Path, rank: int = 0, world_size: int = 1) -> None:
-    """Read this rank's share of all pieces, and what is beside them: all plain, all numbers finite.
+    """Read this rank's share of all pieces, and what is beside them: all plain, all numbers finite, nothing emptied.
 
     Raises:
         ShardsError: says what is wrong.
@@ -186,6 +188,7 @@ def check(folder: Path, rank: int = 0, world_size: int = 1) -> None:
         raise ShardsError(f"its global_step is {rest.get('global_step')!r}, expected a number of steps")
     if not len(shards.below("state_dict")):
         raise ShardsError("it holds no weights")
+    _check_optimizers(shards, rest["global_step"])
     exempt = set(rest.get("not_finite", ()))
     for name, piece in list(_pieces(shards))[rank::world_size]:
         if name in shards.values:
@@ -194,6 +197,16 @@ def check(folder: Path, rank: int = 0, world_size: int = 1) -> None:
         found = shards.piece(name, piece)
         if found.is_floating_point() and name not in exempt and not found.isfinite().all():
             raise ShardsError(f"its tensor {name} holds NaN or infinity")
+
+
+def _check_optimizers(shards: Shards, step: int) -> None:
+    if not shards.num_optimizers:
+        raise ShardsError("it holds no optimiser state: it cannot be gone on from")
+    for number in range(shards.num_optimizers):
+        saved = shards.optimizer(number)
+        keeps = any("betas" in group or group.get("momentum") for group in saved["param_groups"])
+        if step and keeps and not saved["state"]:
+            raise ShardsError(f"its optimiser state is empty after {step} steps")
 
 
 def _pieces(shards: Shards) -> Iterator[tuple[str, Piece]]:

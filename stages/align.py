@@ -66,6 +66,7 @@ class Align(Stage):
             }
         )
         objective.configure({name: encoder.dim for name, encoder in self.encoders.items()}, dim)
+        objective.check_inputs(self.input_configs)
         for name, projection in given.items():
             own = {f"encoders.{name}": self.encoders[name].handed_over()}
             check_siblings({f"projections.{name}": projection}, own)

@@ -12,7 +12,9 @@ class HalfWeights(HalfPrecision):
     """What `trainer.precision: bf16-true` (or `16-true`) means here: parameters, gradients and optimiser in 16 bits.
 
     Lightning's own rounds all else too: sound to eight bits before its spectrogram is made, filters and statistics that
-    a module keeps, norms and losses. Here input and buffers stay as they are; operations choose as under `bf16-mixed`.
+    a module keeps, norms and losses. Here input and buffers stay as they are, and so do norms and scales, a thousandth
+    of the weights, which torch does not compute beside statistics of another width; operations choose as under
+    `bf16-mixed`.
 
     Args:
         precision: `bf16-true` or `16-true`.
@@ -24,9 +26,13 @@ class HalfWeights(HalfPrecision):
         self.device_type = device_type
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        for parameter in module.parameters():
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(self._desired_input_dtype)
+        """Round matrices, and the vectors of modules that have some; those of norms and scales stay."""
+        for child in module.modules():
+            own = list(child.parameters(recurse=False))
+            if any(parameter.ndim > 1 for parameter in own):
+                for parameter in own:
+                    if parameter.is_floating_point():
+                        parameter.data = parameter.data.to(self._desired_input_dtype)
         return module
 
     def tensor_init_context(self) -> AbstractContextManager[None]:

@@ -44,6 +44,10 @@ class Pretrain(Stage):
     def require(self) -> list[str]:
         return list(self.input_configs)
 
+    @property
+    def compares_samples(self) -> bool:
+        return self.objective.compares_samples
+
     def exports(self) -> dict[str, Part]:
         return {f"encoders.{self.modality}": self.encoders[self.modality]}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision, Precision
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -171,6 +171,9 @@ class Stage(LightningModule):
                 parameter.requires_grad_(False)
         if self.device_mesh is not None and not self._is_distributed:
             self._is_distributed = True
+            self.trainer.precision_plugin.convert_module(
+                self
+            )  # a shard keeps the width that it was made with
             parallel.distribute(self, self.device_mesh, methods=["losses"])
 
     def train(self, mode: bool = True) -> "Stage":
@@ -186,13 +189,20 @@ class Stage(LightningModule):
         """Refuse to accumulate what does not add up, and warn of what depends on the number of ranks.
 
         Raises:
-            ValueError: when the loss compares the samples of a batch.
+            ValueError: when the loss compares the samples of a batch, or gradients are where only DeepSpeed has them.
         """
         if self.compares_samples and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but the loss compares the "
-                "samples of a batch, and those of several batches would not meet: raise data.batch_size, and set "
-                "model.chunks to encode it in pieces"
+                "samples of a batch, and those of several batches would not meet: set it to 1 and raise "
+                "data.batch_size (align encodes a batch in pieces: model.chunks)"
+            )
+        is_deepspeed = isinstance(self.trainer.strategy, DeepSpeedStrategy)
+        if is_deepspeed and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but DeepSpeed keeps the "
+                "gradients to itself, so that batches cannot be weighed by their terms: set it to 1 and lower "
+                "data.batch_size, or take configs/trainer/fsdp.yaml"
             )
         self._warn_of_batch_norms()
 

@@ -1,4 +1,4 @@
-"""Sharded: FSDP2 over all ranks, or over those that tensors are not split over. Pipeline: layers over ranks."""
+"""Sharded: FSDP2 over all ranks, or over those of one copy of the model. Pipeline: layers over ranks."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -24,29 +24,40 @@ class Sharded(ModelParallelStrategy):
 
     Args:
         tensor_parallel_size: ranks that share a batch and split each product of the language model; 1 shards alone.
+        replicas: copies of the model, each sharded over its own ranks, over which gradients are averaged: with as many
+            as there are nodes, weights are gathered within a node, and gradients alone go between nodes.
         timeout_minutes: how long a rank waits for the others before it gives up.
     """
 
-    def __init__(self, tensor_parallel_size: int = 1, timeout_minutes: float = 30.0) -> None:
+    def __init__(
+        self, tensor_parallel_size: int = 1, replicas: int = 1, timeout_minutes: float = 30.0
+    ) -> None:
         super().__init__(
             tensor_parallel_size=tensor_parallel_size, timeout=timedelta(minutes=timeout_minutes)
         )
-        self.split = tensor_parallel_size
+        self.split, self.replicas = tensor_parallel_size, replicas
 
     def setup_environment(self) -> None:
         """Divide the ranks.
 
         Raises:
-            ValueError: when they do not divide by `tensor_parallel_size`.
+            ValueError: when they do not divide by `tensor_parallel_size` and `replicas`.
         """
         ranks = self.num_nodes * self.num_processes
-        if ranks % self.split:
+        if min(self.split, self.replicas) < 1 or ranks % (self.split * self.replicas):
             raise ValueError(
-                f"tensor_parallel_size is {self.split}, which does not divide the {ranks} ranks "
+                f"tensor_parallel_size {self.split} times replicas {self.replicas} does not divide the {ranks} ranks "
                 f"({self.num_nodes} nodes of {self.num_processes}): expected a divisor"
             )
         self._data_parallel_size = ranks // self.split
         super().setup_environment()
+        if self.replicas > 1:
+            sizes = (self.replicas, self._data_parallel_size // self.replicas, self.split)
+            names = ("replicate", "shard", "tensor_parallel")
+            mesh = init_device_mesh(self.root_device.type, sizes, mesh_dim_names=names)
+            mesh["replicate", "shard"]._flatten("data_parallel")  # torch has no public name for it yet
+            assert self.lightning_module is not None
+            self._device_mesh = self.lightning_module._device_mesh = mesh
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load weights and optimiser states from a file or from shards, however they were spread when saved.

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,16 @@ class AlignmentObjective(nn.Module, ABC):
 
         Raises:
             ValueError: when the objective was built for another model.
+        """
+
+    def check_inputs(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Be told what the encoders are given, once and before the first step: refuse what cannot be asked back.
+
+        Args:
+            configs: modality -> its encoder's `input_config`.
+
+        Raises:
+            ValueError: when the objective was built for other inputs.
         """
 
     def exports(self) -> dict[str, Part]:

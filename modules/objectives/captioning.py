@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.collectives import global_mean
+from modules.encoders.tokenized_text import TEXT
 from modules.encoders.tokenizer import check_text_model, read_tokenizer, vocabulary
 from modules.encoders.trunk import build_trunk
 from modules.objectives.aligned import Aligned, AlignmentObjective, select, shared_rows
@@ -32,7 +33,7 @@ class Captioning(AlignmentObjective):
     Raises:
         ValueError: when the decoder has no cross-attention, is no causal model, or has fewer ids than the tokenizer or
             fewer positions than `max_tokens`; `configure`, when the model has no such text, lacks a modality or has it
-            in another width; in use, when the text is by another tokenizer with more ids.
+            in another width; `check_inputs`, when the text has no ids, or is by another tokenizer with more of them.
         FileNotFoundError: when the tokenizer is not there.
     """
 
@@ -76,6 +77,20 @@ class Captioning(AlignmentObjective):
                     f"captioning of {name}, {width} wide: the model has tokens of widths {dict(widths)}; set `widths`"
                 )
 
+    def check_inputs(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        text = configs[self.text]
+        if text["class_path"] != TEXT:
+            raise ValueError(
+                f"captioning needs the ids of '{self.text}', whose encoder takes {text['class_path']}, expected "
+                f"{TEXT}: take an encoder of texts, not of cached features"
+            )
+        count = vocabulary(text["init_args"]["tokenizer_json"])["vocab_size"]
+        if count > self.vocab_size:
+            raise ValueError(
+                f"the text encoder's tokenizer has {count} tokens, the decoder {self.vocab_size} ids: give captioning "
+                "the tokenizer of the text encoder"
+            )
+
     def losses(self, aligned: Aligned) -> dict[str, Tensor]:
         """Return `captioning_<modality>` for each, the mean over the tokens of all ranks."""
         if self.text not in aligned.inputs or "input_ids" not in aligned.inputs[self.text]:
@@ -90,11 +105,6 @@ class Captioning(AlignmentObjective):
         seen = select(aligned.tokens[name], here)
         text = {part: tensor[there, : self.max_tokens] for part, tensor in aligned.inputs[self.text].items()}
         ids, mask = text["input_ids"], text["attention_mask"].bool()
-        if ids.numel() and int(ids.max()) >= self.vocab_size:
-            raise ValueError(
-                f"the text has the id {int(ids.max())}, the decoder {self.vocab_size} ids: give it the "
-                "tokenizer of the text encoder"
-            )
         logits = self.decoder(
             input_ids=_widened(never_empty(ids)),
             attention_mask=_widened(never_empty(mask)).long(),

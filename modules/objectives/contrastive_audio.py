@@ -78,6 +78,11 @@ class ContrastiveAudio(PretrainingObjective):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.updates: Tensor
 
+    @property
+    def compares_samples(self) -> bool:  # type: ignore[override]
+        """Whether the diversity counts, which is of the codes of a whole batch."""
+        return self.diversity_weight > 0
+
     def corrupt(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Hide runs of tokens; the target is spectrogram spans (rows, spans, stride x mels) and which were hidden."""
         spans, whole, count = cut_into_spans(self.log_mel[0], self.stride, inputs)

@@ -15,9 +15,11 @@ class PretrainingObjective(nn.Module, ABC):
 
     Attributes:
         chance: what a guess scores in `accuracy`, where the objective has one.
+        compares_samples: whether what a sample costs depends on the others of its batch.
     """
 
     chance: float | None = None
+    compares_samples = False
 
     @property
     def input_configs(self) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Weighted: several alignment objectives at once, with fixed weights or weights that even out their gradients."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,10 @@ class Weighted(AlignmentObjective):
                 f"two objectives both hand over the part {', '.join(twice)}: expected one of them; align with one, "
                 "and with the other in a run of its own"
             )
+
+    def check_inputs(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        for objective in self._each():
+            objective.check_inputs(configs)
 
     def exports(self) -> dict[str, Part]:
         return {name: part for objective in self._each() for name, part in objective.exports().items()}
@@ -121,8 +125,8 @@ class GradientBalanced(Weighted):
     def observe(self, found: Mapping[str, Mapping[str, Tensor]], aligned: Aligned) -> None:
         """Bring the running average of each objective's gradient length up to date.
 
-        An objective without a gradient in this batch, for want of samples or because the encoders are frozen,
-        keeps what it had.
+        An objective without a gradient in this batch, for want of samples or because the encoders are frozen, or with
+        one that is not finite, keeps what it had.
         """
         tokens = [t.features for t in aligned.tokens.values() if t.features.requires_grad]
         squares = self.lengths.new_zeros(len(found))
@@ -135,4 +139,4 @@ class GradientBalanced(Weighted):
         now = sum_over_ranks(squares).sqrt()  # the same on all ranks, so that all weigh alike
         averaged = torch.lerp(now, self.lengths, self.momentum)
         averaged = torch.where(self.lengths > 0, averaged, now)
-        self.lengths.copy_(torch.where(now > 0, averaged, self.lengths))
+        self.lengths.copy_(torch.where((now > 0) & now.isfinite(), averaged, self.lengths))

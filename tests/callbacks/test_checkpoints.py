@@ -121,6 +121,26 @@ def test_weights_that_are_not_finite_are_not_saved(fit, line, tmp_path):
     assert names(tmp_path) == ["step-00000003.ckpt"]
 
 
+def test_a_buffer_that_is_not_finite_is_saved_where_it_was_so_from_the_start_alone(fit, line, tmp_path):
+    module = line()
+    module.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    module.register_buffer("seen", torch.zeros(1))
+    behind = module.on_train_batch_end
+    module.on_train_batch_end = lambda *a: (
+        behind(*a),
+        module.seen.fill_(torch.inf) if module.trainer.global_step == 5 else None,
+    )
+    with pytest.warns(UserWarning, match="state_dict.seen holds NaN or infinity"):
+        fit(module, Checkpoints(tmp_path, every_n_steps=3), steps=6)
+    assert names(tmp_path) == ["step-00000003.ckpt"]
+    again = line()
+    again.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    again.register_buffer("seen", torch.zeros(1))
+    fit(again, Checkpoints(tmp_path, every_n_steps=3), steps=6)
+    assert list(again.weights) == [4, 5, 6]
+    assert names(tmp_path) == ["step-00000003.ckpt", "step-00000006.ckpt"]
+
+
 def test_a_process_whose_run_another_has_taken_over_writes_nothing_more(fit, line, tmp_path):
     module = line()
     behind = module.on_train_batch_end

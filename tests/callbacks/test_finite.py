@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from callbacks import checkpoint_file as files
+from callbacks.checkpoints import Checkpoints
 from callbacks.finite import FiniteSteps, NotFinite
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +60,72 @@ def test_one_bad_batch_of_several_that_share_a_step_skips_the_step(fit, line, tm
     assert torch.equal(module.weights[2], module.weights[1])
 
 
+@pytest.fixture
+def normed(line):
+    """A `Line` behind a batch norm, to which infinity comes at the positions that `inf_at` names, counted from 1.
+
+    Where the loss `is_apart`, it does not depend on the norm.
+    """
+
+    class Normed(line):
+        def __init__(self, inf_at, fused=False, is_apart=False):
+            super().__init__(fused=fused)
+            self.norm = torch.nn.BatchNorm1d(2)
+            self.inf_at, self.is_apart = inf_at, is_apart
+            self.states = {0: self.copied()}
+
+        def copied(self):
+            return {name: value.clone() for name, value in self.state_dict().items()}
+
+        def training_step(self, batch, batch_idx):
+            self.trainer.datamodule.cursor = batch.cursor
+            x = torch.arange(8.0).view(4, 2) * batch.cursor
+            x[1, 0] = float("inf") if batch.cursor in self.inf_at else x[1, 0]
+            seen = self.norm(x)
+            return self.layer(torch.ones(1, 2) if self.is_apart else seen).square().mean()
+
+        def on_train_batch_end(self, *_):
+            self.states.setdefault(
+                self.trainer.global_step, self.copied()
+            )  # behind the first batch of several
+
+    return Normed
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_batch_with_infinity_leaves_weights_and_statistics_as_they_were(fused, fit, normed, tmp_path):
+    module = normed(inf_at=(3,), fused=fused)
+    callback, checkpoints = (
+        FiniteSteps(5, tmp_path / "restored.txt"),
+        Checkpoints(tmp_path, every_n_steps=1, keep=9),
+    )
+    fit(module, callback, checkpoints, steps=4)
+    assert callback.skipped == 1
+    for name, value in module.states[3].items():
+        assert torch.equal(value, module.states[2][name]), name
+        assert not torch.equal(value, module.states[4][name]), name
+    assert int(module.norm.num_batches_tracked) == 3
+    saved = files.read(tmp_path / "step-00000003.ckpt")
+    assert saved["not_finite"] == []
+    assert torch.equal(saved["state_dict"]["norm.running_mean"], module.states[2]["norm.running_mean"])
+
+
+def test_statistics_are_those_of_before_all_batches_of_a_skipped_step(fit, normed, tmp_path):
+    module = normed(inf_at=(4,))
+    fit(module, FiniteSteps(5, tmp_path / "restored.txt"), steps=3, accumulate_grad_batches=2)
+    for name, value in module.states[2].items():
+        assert torch.equal(value, module.states[1][name]), name
+    assert int(module.norm.num_batches_tracked) == 4
+
+
+def test_a_step_is_skipped_when_statistics_alone_are_not_finite(fit, normed, tmp_path):
+    module, callback = normed(inf_at=(2,), is_apart=True), FiniteSteps(5, tmp_path / "restored.txt")
+    fit(module, callback, steps=2)
+    assert callback.skipped == 1
+    for name, value in module.states[2].items():
+        assert torch.equal(value, module.states[1][name]), name
+
+
 def test_past_the_limit_the_run_is_restored_once_and_then_stops_with_the_samples(fit, line, tmp_path, capsys):
     restored = tmp_path / "logs" / "restored.txt"
     with pytest.raises(SystemExit) as stopped:
@@ -77,13 +145,20 @@ def test_a_negative_limit_is_refused(tmp_path):
 TWO_RANKS = """
 import sys
 from pathlib import Path
+import torch
 from lightning.pytorch import Trainer
 from conftest import Line, Numbers
 from callbacks.finite import FiniteSteps
 
 class Uneven(Line):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(2)
+
     def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
+        x = torch.arange(8.0).view(4, 2)
+        x = x * float("inf") if self.global_rank == 1 and self.trainer.global_step == 1 else x
+        loss = super().training_step(batch, batch_idx) + self.norm(x).mean()
         return loss * float("nan") if self.global_rank == 1 and self.trainer.global_step == 1 else loss
 
 callback, module = FiniteSteps(0, Path(sys.argv[1], "restored.txt")), Uneven()
@@ -94,6 +169,7 @@ try:
     trainer.fit(module, datamodule=Numbers())
 except SystemExit as stopped:
     Path(sys.argv[1], f"stopped.{trainer.global_rank}").write_text(str(stopped.code))
+    torch.save(module.norm.state_dict(), Path(sys.argv[1], f"norm.{trainer.global_rank}"))
 """
 
 
@@ -107,3 +183,7 @@ def test_all_ranks_skip_the_step_that_is_not_finite_on_one(tmp_path):
     )
     assert [(tmp_path / f"stopped.{rank}").read_text() for rank in (0, 1)] == ["75", "75"]
     assert "of the samples key2" in (tmp_path / "restored.txt").read_text()
+    for rank in (0, 1):  # as the first step left them
+        state = torch.load(tmp_path / f"norm.{rank}", weights_only=True)
+        assert int(state["num_batches_tracked"]) == 1
+        torch.testing.assert_close(state["running_mean"], torch.tensor([0.3, 0.4]))

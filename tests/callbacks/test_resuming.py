@@ -9,6 +9,7 @@ from callbacks import checkpoint_file as files
 from callbacks.checkpoint_file import CheckpointError
 from callbacks.checkpoints import Checkpoints
 from callbacks.resuming import fitted
+from modules.optimizer_state import StateError
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?!.*is broken)")  # Lightning's advice on tiny runs
 
@@ -92,6 +93,15 @@ def test_a_checkpoint_asked_for_is_checked_and_not_replaced_by_another(fit, line
         fit(line(), checkpoints(stopped), steps=6, ckpt_path=str(stopped / "no.ckpt"))
     with pytest.raises(CheckpointError, match="is a URL"):
         fit(line(), checkpoints(stopped), steps=6, ckpt_path="https://example.org/a.ckpt")
+
+
+def test_a_checkpoint_of_other_optimisers_is_refused_by_their_number(fit, line, stopped):
+    asked = stopped / "step-00000004.ckpt"
+    content = torch.load(asked, weights_only=True)
+    files.checksum_path(asked).unlink()
+    torch.save({**content, "optimizer_groups": []}, asked)
+    with pytest.raises(StateError, match="states of 1 optimisers and names of 0, this run has 1"):
+        fit(line(), checkpoints(stopped), steps=6, ckpt_path=str(asked))
 
 
 def test_what_another_jobs_handler_left_in_the_directory_is_not_taken(fit, line, tmp_path, monkeypatch):

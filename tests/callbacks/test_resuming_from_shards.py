@@ -14,11 +14,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:(?!.*is broken)")  # Lightning's
 NAMES = ["layer.weight", "layer.bias"]
 
 
-def checkpoints(folder: Path) -> Checkpoints:
-    return Checkpoints(folder, every_n_steps=2, keep=1)
+def checkpoints(folder: Path, keep: int = 1) -> Checkpoints:
+    return Checkpoints(folder, every_n_steps=2, keep=keep)
 
 
-def as_shards(file: Path, change=lambda content: None) -> None:
+def as_shards(file: Path, change=lambda content: None, change_optimizer=lambda optimizer: None) -> None:
     """Put a directory in a checkpoint file's place, its optimiser's parameters by name and in groups of their own."""
     import torch.distributed.checkpoint as dcp
 
@@ -30,10 +30,9 @@ def as_shards(file: Path, change=lambda content: None) -> None:
     groups = [{**settings, "params": [name]} for name in reversed(NAMES)]
     content["optimizer_groups"] = [[[name] for name in reversed(NAMES)]]
     files.remove(file)
-    shards = {
-        "state_dict": content.pop("state_dict"),
-        "optimizer_0": {"state": state, "param_groups": groups},
-    }
+    by_name = {"state": state, "param_groups": groups}
+    change_optimizer(by_name)
+    shards = {"state_dict": content.pop("state_dict"), **({"optimizer_0": by_name} if by_name else {})}
     dcp.save(shards, checkpoint_id=file, no_dist=True)
     torch.save(content, file / "meta.pt")
     write_sums(file)
@@ -81,3 +80,25 @@ def test_shards_whose_metadata_names_a_function_are_not_gone_on_from(fit, line, 
     write_sums(stopped)
     with pytest.raises(CheckpointError, match=r"names _pickle.loads, which no checkpoint needs"):
         fit(line(), checkpoints(stopped.parent), steps=8)
+
+
+@pytest.mark.parametrize(
+    ("empty", "message"),
+    [
+        (lambda optimizer: optimizer.update(state={}), "its optimiser state is empty after 6 steps"),
+        (lambda optimizer: optimizer.clear(), "it holds no optimiser state"),
+    ],
+)
+def test_shards_whose_optimiser_is_emptied_are_set_aside_and_older_ones_taken(
+    empty, message, fit, line, unbroken, tmp_path
+):
+    torch.manual_seed(0)
+    fit(line(), checkpoints(tmp_path / "stopped", keep=2), steps=6)
+    newest, older = files.candidates(tmp_path / "stopped")
+    as_shards(newest, change_optimizer=empty)
+    as_shards(older)
+    module = line()
+    with pytest.warns(UserWarning, match=f"step-00000006.ckpt is broken: {message}"):
+        fit(module, checkpoints(newest.parent), steps=8)
+    assert list(module.weights) == [5, 6, 7, 8]
+    torch.testing.assert_close(module.weights[8], unbroken[8], atol=0, rtol=0)

@@ -33,10 +33,17 @@ def test_a_model_without_a_plan_is_not_split(image_encoder, mesh):
         parallel.split_tensors(image_encoder, mesh)
 
 
-def test_layers_computed_twice_keep_less_and_give_the_same_gradient(text_inputs, tokenizer_path):
+@pytest.mark.parametrize("is_bfloat16", [False, True])
+def test_layers_computed_twice_keep_less_and_give_the_same_gradient(is_bfloat16, text_inputs, tokenizer_path):
     from modules.encoders.huggingface import TextEncoder
 
-    config = {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3}
+    config = {
+        "model_type": "bert",
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "attention_probs_dropout_prob": 0.0,  # with it, attention has one kernel alone
+    }
     plain = TextEncoder(config=config, tokenizer=tokenizer_path, max_tokens=16).train()
     twice = copy.deepcopy(plain)
     parallel.checkpoint_activations(twice)
@@ -45,7 +52,10 @@ def test_layers_computed_twice_keep_less_and_give_the_same_gradient(text_inputs,
     for name, encoder in (("plain", plain), ("twice", twice)):
         held = []
         torch.manual_seed(0)  # of the dropout, which must drop the same when a layer is computed again
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: held.append(x) or x, lambda x: x):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(lambda x, held=held: held.append(x) or x, lambda x: x),
+            torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16),
+        ):
             loss = encoder(text_inputs).features.square().sum()
         loss.backward()
         kept[name] = sum(tensor.numel() for tensor in held)
@@ -119,3 +129,37 @@ def test_what_older_strategies_spread_is_put_together(spread, on_two_ranks):
         assert list(after) == list(before)
         for name, tensor in before.items():
             torch.testing.assert_close(after[name], tensor, rtol=0, atol=0)
+
+
+def halved():
+    """A model whose weights have 16 bits but for its norms', and rows for two ranks."""
+    torch.manual_seed(0)
+    blocks = [
+        torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, 8, dtype=torch.bfloat16))
+        for _ in range(2)
+    ]
+    model = torch.nn.Sequential(torch.nn.Sequential(*blocks), torch.nn.LayerNorm(8))
+    return model, torch.randn(4, 8)
+
+
+def gradients_of(model, rows):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(rows).square().mean()
+    loss.backward()
+    return {name: parallel.whole(parameter.grad) for name, parameter in model.named_parameters()}
+
+
+def by_fsdp2_in_16_bits(rank):
+    model, rows = halved()
+    parallel.shard(model, init_device_mesh("cpu", (2,)), [])
+    return gradients_of(model, rows[2 * rank : 2 * rank + 2])
+
+
+def test_norms_in_32_bits_are_trained_beside_sharded_weights_in_16(on_two_ranks):
+    expected = gradients_of(*halved())
+    for found in on_two_ranks(by_fsdp2_in_16_bits):
+        assert {name: value.dtype for name, value in found.items()} == {
+            name: value.dtype for name, value in expected.items()
+        }
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=2e-2, atol=2e-3, msg=name)

@@ -21,12 +21,16 @@ RATE = "optimizer_0.param_groups.0.lr"
 
 @pytest.fixture
 def shards(finished: Run, tmp_path: Path) -> Path:
-    """The checkpoint of `finished` as torch.distributed.checkpoint writes it, with a learning rate."""
+    """The checkpoint of `finished` as torch.distributed.checkpoint writes it, with an optimiser of one parameter."""
     import torch.distributed.checkpoint as dcp
 
     whole = torch.load(finished.checkpoint, weights_only=True)
     folder = tmp_path / "step-00000004.ckpt"
-    optimizer = {"param_groups": [{"lr": 0.5, "moment": torch.zeros(2)}]}
+    name = WEIGHT.removeprefix("state_dict.")
+    optimizer = {
+        "param_groups": [{"lr": 0.5, "betas": (0.9, 0.99), "params": [name]}],
+        "state": {name: {"exp_avg": torch.zeros(4, 8)}},
+    }
     dcp.save(
         {"state_dict": whole["state_dict"], "optimizer_0": optimizer}, checkpoint_id=folder, no_dist=True
     )
@@ -195,6 +199,17 @@ def metadata_holds_a_word(folder):
     edit_metadata(folder, lambda metadata: metadata.state_dict_metadata.update({WEIGHT: "zeros"}))
 
 
+def without(folder: Path, prefix: str) -> None:
+    """Let the metadata name nothing that begins so, as if it had never been saved."""
+
+    def leave_out(metadata):
+        for index in [index for index in metadata.storage_data if index.fqn.startswith(prefix)]:
+            del metadata.storage_data[index]
+            metadata.state_dict_metadata.pop(index.fqn, None)
+
+    edit_metadata(folder, leave_out)
+
+
 def rest_is_missing(folder):
     (folder / REST).unlink()
 
@@ -234,3 +249,25 @@ def test_a_directory_with_nan_is_not_gone_on_from(shards):
     piece_is_nan(shards)
     with pytest.raises(ShardsError, match=r"linear.weight holds NaN or infinity"):
         check(shards)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("optimizer_0.state", "its optimiser state is empty after 4 steps"),
+        ("optimizer_0.param_groups", "does not say which parameters optimiser 0 had"),
+        ("optimizer_0", "it holds no optimiser state"),
+        ("state_dict", "it holds no weights"),
+    ],
+)
+def test_an_emptied_directory_is_not_gone_on_from(prefix, message, shards):
+    without(shards, prefix)
+    for rank in (0, 1):
+        with pytest.raises(ShardsError, match=message):
+            check(shards, rank, world_size=2)
+
+
+def test_before_the_first_step_an_optimiser_keeps_nothing_yet(shards):
+    without(shards, "optimizer_0.state")
+    edit_checkpoint(shards / REST, lambda checkpoint: checkpoint.update(global_step=0))
+    check(shards)

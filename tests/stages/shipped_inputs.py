@@ -1,4 +1,4 @@
-"""What the shipped configs of the training stages need, tiny: shards of few samples, and parts with random weights."""
+"""What the shipped configs of the training stages need, tiny: shards of a few samples, parts with random weights."""
 
 import importlib
 import json

@@ -6,9 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
+from modules.encoders.audio import AudioEncoder
+from modules.objectives.contrastive_audio import ContrastiveAudio
 from modules.projections import Projection
+from stages.precision import HalfWeights
+from stages.pretrain import Pretrain
 from stages.stage import Optim, Stage, can_be_fused
 
 
@@ -67,12 +72,35 @@ def test_frozen_means_no_gradient_no_training_mode_and_not_in_the_optimiser():
     assert not [name for name in rates(stage) if name.startswith("encoders.image.")]
 
 
+def test_weights_are_rounded_before_they_are_spread(monkeypatch):
+    stage, seen = Tiny(), {}
+
+    def distribute(module, mesh, methods):
+        seen.update({name: value.dtype for name, value in module.named_parameters()})
+
+    monkeypatch.setattr("modules.parallel.distribute", distribute)
+    stage._device_mesh = object()
+    stage._trainer = SimpleNamespace(precision_plugin=HalfWeights("bf16-true", "cpu"))
+    stage.configure_model()
+    assert seen["encoders.image.weight"] == torch.bfloat16
+
+
 def test_a_prefix_that_matches_nothing_is_refused_with_the_nearest_names():
     stage = Tiny({"encoder.image": 0.1})
     with pytest.raises(
         ValueError, match=r"'encoder.image', which matches no parameter; did you mean encoders.image"
     ):
         stage.configure_model()
+
+
+def test_accumulation_is_refused_where_deepspeed_keeps_the_gradients():
+    stage = Tiny()
+    strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # which needs the library to be made
+    stage._trainer = SimpleNamespace(strategy=strategy, accumulate_grad_batches=4, world_size=1)
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches is 4.*set it to 1.*fsdp\.yaml"):
+        stage.on_fit_start()
+    stage._trainer.accumulate_grad_batches = 1
+    stage.on_fit_start()
 
 
 def test_freezing_everything_is_refused():
@@ -176,3 +204,29 @@ def test_a_batch_norm_that_is_trained_on_several_ranks_is_named(ranks, factors, 
     said = [str(each.message) for each in caught if "batch norms" in str(each.message)]
     assert bool(said) == is_warned
     assert all("encoders.image have batch norms" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("weight", "batches", "is_refused"), [(0.1, 2, True), (0.1, 1, False), (0.0, 2, False)]
+)
+def test_diversity_of_a_batch_of_codes_is_not_accumulated(weight, batches, is_refused):
+    encoder = AudioEncoder(
+        {"model_type": "modernbert", "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+        | {"num_hidden_layers": 1, "global_attn_every_n_layers": 1},
+        sampling_rate=8000,
+        max_seconds=0.5,
+        num_mels=20,
+    )
+    stage = Pretrain(
+        "audio",
+        encoder,
+        lambda encoder: ContrastiveAudio(encoder, num_codes=4, dim=16, diversity_weight=weight),
+    )
+    strategy = SimpleNamespace(device_mesh=None)
+    stage._trainer = SimpleNamespace(
+        world_size=1, accumulate_grad_batches=batches, model=stage, strategy=strategy
+    )
+    if not is_refused:
+        return stage.on_fit_start()
+    with pytest.raises(ValueError, match=r"is 2, but the loss compares .* raise data.batch_size"):
+        stage.on_fit_start()

@@ -263,6 +263,19 @@ def test_a_batch_without_samples_leaves_the_balance_as_it_was(aligned):
     assert torch.equal(balanced.lengths, lengths) and all(loss == 0 for loss in losses.values())
 
 
+@pytest.mark.parametrize("factor", [torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_leaves_the_balance_as_it_was(factor, aligned):
+    balanced, batch = (
+        GradientBalanced({"near": InfoNCE(), "far": SigLIP()}).double(),
+        aligned({"image": [0, 1, 2], "text": [0, 1, 2]}),
+    )
+    balanced(batch)
+    near, far = balanced.lengths.tolist()
+    loss = batch.tokens["image"].features.sum()
+    balanced.observe({"near": {"a": factor * loss}, "far": {"b": loss}}, batch)
+    assert balanced.lengths[0] == near and balanced.lengths[1] != far
+
+
 @pytest.mark.parametrize(
     "build, message",
     [

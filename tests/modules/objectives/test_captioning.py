@@ -7,6 +7,7 @@ import torch
 
 from modules.objectives.aligned import Aligned
 from modules.objectives.captioning import Captioning
+from modules.objectives.weighted import Weighted
 from modules.tokens import Tokens
 
 GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
@@ -106,7 +107,7 @@ def test_no_more_than_max_tokens_are_told(tokenizer_path):
     assert short(aligned)["captioning_image"] != long(aligned)["captioning_image"]
 
 
-def test_what_does_not_fit_is_refused(captioning, tokenizer_path):
+def test_what_does_not_fit_is_refused(captioning, tokenizer_path, text_encoder, image_encoder):
     aligned = batch([0], [0])
     with pytest.raises(ValueError, match=r"the ids of 'text', the model has inputs of nothing"):
         captioning(dataclasses.replace(aligned, inputs={}))
@@ -120,13 +121,16 @@ def test_what_does_not_fit_is_refused(captioning, tokenizer_path):
         ValueError, match="max_tokens is 64, GPT2LMHeadModel has 4 positions: lower max_tokens"
     ):
         Captioning({"image": 8}, {**GPT2, "n_positions": 4}, tokenizer_path)
-    ids = torch.full_like(aligned.inputs["text"]["input_ids"], 9999)
+    captioning.check_inputs({"text": text_encoder.input_config})
+    captioning.vocab_size = 5
     with pytest.raises(
-        ValueError, match=r"the id 9999, the decoder \d+ ids: give it the tokenizer of the text"
+        ValueError, match=r"tokenizer has \d+ tokens, the decoder 5 ids: give captioning the token"
     ):
-        captioning(
-            dataclasses.replace(aligned, inputs={"text": {**aligned.inputs["text"], "input_ids": ids}})
-        )
+        captioning.check_inputs({"text": text_encoder.input_config})
+    with pytest.raises(
+        ValueError, match=r"the ids of 'text', whose encoder takes .*Image, expected .*Text: take"
+    ):
+        Weighted({"caption": captioning}).check_inputs({"text": image_encoder.input_config})
     with pytest.raises(ValueError, match="no cross-attention"):
         Captioning({"image": 8}, LLAMA, tokenizer_path)
     with pytest.raises(ValueError, match="and not text"):

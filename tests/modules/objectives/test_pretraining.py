@@ -381,6 +381,24 @@ def test_diversity_is_the_share_of_codes_that_the_perplexity_leaves_unused(audio
     torch.testing.assert_close(losses["code_diversity"], expected)
 
 
+def test_diversity_is_no_mean_over_samples_and_says_so(audio_encoder, audio_inputs):
+    """Two batches in turn are not one large one; without its weight they are."""
+    torch.manual_seed(0)
+    objective = ContrastiveAudio(audio_encoder, start_share=0.5, num_codes=4, dim=16).eval()
+    _, (spans, hidden) = objective.corrupt(audio_inputs)
+    tokens = audio_encoder(audio_inputs)
+
+    def diversity(rows: slice) -> torch.Tensor:
+        part = Tokens(tokens.features[rows], tokens.mask[rows])
+        return objective(part, (spans[rows], hidden[rows]))[0]["code_diversity"]
+
+    counts = hidden.sum(1).tolist()
+    parts = (diversity(slice(0, 1)) * counts[0] + diversity(slice(1, None)) * sum(counts[1:])) / sum(counts)
+    assert parts > diversity(slice(None))
+    assert objective.compares_samples
+    assert not ContrastiveAudio(audio_encoder, num_codes=4, dim=16, diversity_weight=0.0).compares_samples
+
+
 def test_distractors_are_other_hidden_tokens_of_the_same_row():
     hidden = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
     drawn = draw_distractors(hidden, torch.rand(4, 5, 200))

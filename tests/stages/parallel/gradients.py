@@ -135,6 +135,8 @@ STRATEGIES = {
     "fsdp2": lambda ranks: Sharded(),
     "tp": lambda ranks: Sharded(tensor_parallel_size=ranks),
     "fsdp2+tp": lambda ranks: Sharded(tensor_parallel_size=2),
+    "hybrid": lambda ranks: Sharded(replicas=2),
+    "hybrid+tp": lambda ranks: Sharded(tensor_parallel_size=2, replicas=ranks // 4),
     "pipeline": lambda ranks: Pipeline(),
     "pipeline-whole": lambda ranks: Pipeline(microbatches=1),
     "pipeline-uneven": lambda ranks: Pipeline(microbatches=3),

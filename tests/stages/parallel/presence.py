@@ -6,13 +6,16 @@ from pathlib import Path
 import torch
 from gradients import BERT, VIT, trainer_of
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor
 
+from datamodules.batch import Batch
 from datamodules.samples import SampleDataModule
 from datamodules.shards.order import Order
 from modules.encoders.audio import AudioEncoder
 from modules.encoders.huggingface import ImageEncoder, TextEncoder
 from modules.fusion.cross_attention import CrossAttentionFusion
 from modules.objectives.contrastive import InfoNCE, SigLIP
+from modules.objectives.draws import Draws
 from modules.objectives.matching import Matching
 from modules.objectives.weighted import Weighted
 from modules.parallel import whole
@@ -20,6 +23,7 @@ from stages.align import Align
 from stages.stage import Stage
 
 TRUNK = {"model_type": "modernbert", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+BATCH = 8
 HEARING = {**TRUNK, "num_attention_heads": 4, "global_attn_every_n_layers": 1}
 
 
@@ -41,6 +45,23 @@ class KeepAllGradients(Callback):
             torch.save(self.steps, self.file)
 
 
+class PlacedDraws(Draws):
+    """Draws of one process for eight samples, some left out: each keeps its place, as it does where a rank has none."""
+
+    places: list[int]
+
+    def uniform(self, samples: int, columns: int) -> Tensor:
+        return super().uniform(BATCH, columns)[self.places]
+
+
+class KeepPlaces(Callback):
+    """Tells the draws which samples of a step there are; a key ends in the sample's number."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Stage, batch: Batch, batch_idx: int) -> None:
+        draws = pl_module.objective.objectives["match"].draws
+        draws.places = [int(key[-6:]) % BATCH for key in batch.keys]
+
+
 def aligned(tokenizer: str) -> Align:
     torch.manual_seed(0)
     encoders = {
@@ -58,18 +79,17 @@ if __name__ == "__main__":
     strategy, ranks, folder, steps = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     stage = aligned(str(folder / "tokenizer.json"))
     stage.optim.factor = lambda step, max_steps: 0.0  # every step from the same weights
+    callbacks: list[Callback] = [KeepAllGradients(folder / f"presence-{strategy}.pt")]
+    if strategy == "one":
+        stage.objective.objectives["match"].draws = PlacedDraws(0)
+        callbacks.append(KeepPlaces())
     data = SampleDataModule(
         str(folder / "presence"),
-        batch_size=8,
+        batch_size=BATCH,
         num_workers=0,
         max_bad_fraction=1.0,
         input_configs=stage.input_configs,
         require=stage.require,
     )
-    data.order = Order(8 * steps, seed=0, shuffle=False)
-    trainer_of(
-        strategy,
-        ranks,
-        max_steps=steps,
-        callbacks=[KeepAllGradients(folder / f"presence-{strategy}.pt")],
-    ).fit(stage, data)
+    data.order = Order(BATCH * steps, seed=0, shuffle=False)
+    trainer_of(strategy, ranks, max_steps=steps, callbacks=callbacks).fit(stage, data)

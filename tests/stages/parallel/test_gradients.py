@@ -17,6 +17,8 @@ SPREADS = [
     ("tp", 2, SPLIT),
     ("tp", 4, SPLIT),
     ("fsdp2+tp", 4, SPLIT),
+    ("hybrid", 4, CASES),
+    ("hybrid+tp", 8, ["tokens"]),
     ("pipeline", 2, ["tokens", "causal-tower"]),
     ("pipeline-whole", 2, ["tokens"]),
     ("pipeline-uneven", 2, ["tokens"]),

@@ -14,6 +14,8 @@ SPREADS = [
     ("fsdp2", 2, ["clip", "tied", "adapted"]),
     ("tp", 2, ["tokens"]),
     ("fsdp2+tp", 4, ["tokens"]),
+    ("hybrid", 4, ["clip", "adapted"]),
+    ("hybrid+tp", 8, ["tokens"]),
     ("pipeline", 2, ["tied", "tokens"]),
     ("ddp+pipeline", 4, ["tokens"]),
 ]
