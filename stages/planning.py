@@ -1,17 +1,15 @@
 """Plan: what a run will need and do, found from shapes alone, before a GPU is paid for."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.activation_checkpointing import compute_layers_again
 from datamodules.batch import Batch
 from datamodules.samples import SampleDataModule
-from modules import parallel
 from modules.collectives import counted
 from modules.origin import origins
 from modules.shapes import Shapes
@@ -107,16 +105,10 @@ def check(stage: Stage, data: SampleDataModule, layout: Layout) -> list[str]:
         ValueError: when it refuses.
     """
     stage.configure_model()
-    stage.trainer = SimpleNamespace(  # all that its checks ask of one
-        accumulate_grad_batches=layout.accumulate, world_size=layout.ranks, datamodule=data
-    )
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            stage.on_fit_start()
-    finally:
-        stage.trainer = None
-    return [str(warning.message) for warning in said]
+    stage.check_accumulation(layout.accumulate, layout.is_deepspeed)
+    stage.check_data(data)
+    warning = stage.warning_of_batch_norms(layout.ranks)
+    return [warning] if warning else []
 
 
 def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Sequence[str] = ()) -> Plan:
@@ -134,7 +126,7 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
         ShapesError: when the step cannot be run on shapes.
     """
     if layout.checkpoints:
-        parallel.checkpoint_activations(stage)
+        compute_layers_again(stage)
     stage.configure_model()
     if not any(parameter.requires_grad for parameter in stage.parameters()):
         raise ValueError(NOTHING_TO_TRAIN)
