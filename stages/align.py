@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from datamodules.batch import Batch
+from datamodules.samples import SampleDataModule
 from modules.chunks import encode_in_chunks
 from modules.encoders.encoder import as_tower
 from modules.objectives.aligned import Aligned, AlignmentObjective
@@ -93,10 +94,18 @@ class Align(Stage):
         """Refuse data that have nothing to align, before the first step.
 
         Raises:
-            ValueError: when a modality never comes together with another in the training samples, or as Stage does.
+            ValueError: as `check_data` does, or Stage.
         """
         super().on_fit_start()
-        together = self.trainer.datamodule.train.together()
+        self.check_data(self.trainer.datamodule)
+
+    def check_data(self, data: SampleDataModule) -> None:
+        """Refuse data that have nothing to align.
+
+        Raises:
+            ValueError: when a modality never comes together with another in the training samples.
+        """
+        together = data.train.together()
         for name in self.encoders:
             if not any(count for pair, count in together.items() if name in pair):
                 raise ValueError(

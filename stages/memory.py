@@ -1,6 +1,7 @@
 """Memory: what of a model and its training each rank holds, by how the run is spread."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -49,27 +50,65 @@ def held(module: nn.Module, layout: Layout) -> dict[str, int]:
     return found
 
 
-def gathered(module: nn.Module, layout: Layout) -> dict[str, int]:
-    """Return the bytes of spread weights that are whole for a while, and of gradients before they are spread."""
-    split = _split(module, layout)
+class Gathering:
+    """How spread weights are whole for a while in a step, and gradients before they are spread.
 
-    def total(parameters: Iterable[nn.Parameter]) -> int:
-        return sum(_share(each, 1, each in split, layout) * each.element_size() for each in parameters)
+    FSDP2 puts a layer together while it computes, and fetches the next meanwhile; all that is in no layer is whole from
+    the first use to the end of the backward, and its gradients are until then, when they are sent.
 
-    if not layout.by_layer:
-        return {
-            "gathered weights": total(module.parameters()),
-            "gathered gradients": total(each for each in module.parameters() if each.requires_grad),
-        }
-    root, groups = _groups(module)
-    sizes = [(total(group), total(each for each in group if each.requires_grad)) for group in groups]
-    # Of layers, the one that computes and the one that is fetched meanwhile, or whose gradient is being sent; all that
-    # is in no layer is whole from the first use to the end of the backward.
-    return {
-        "gathered weights": total(root) + 2 * max((weights for weights, _ in sizes), default=0),
-        "gathered gradients": total(each for each in root if each.requires_grad)
-        + 2 * max((gradients for _, gradients in sizes), default=0),
-    }
+    Args:
+        module: what is spread.
+        layout: how.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout) -> None:
+        split = _split(module, layout)
+        layers = parallel.layers(module) if layout.by_layer else []
+        self.owners: dict[nn.Parameter, int] = {}
+        for number, layer in enumerate(layers):  # inner first
+            for parameter in layer.parameters():
+                self.owners.setdefault(parameter, number)
+        self.sizes, self.shares = (
+            {
+                each: _share(each, n, each in split, layout) * each.element_size()
+                for each in module.parameters()
+            }
+            for n in (1, layout.shards)
+        )
+        self.weights = sum(size for each, size in self.sizes.items() if each not in self.owners)
+        self.weights += 2 * max(
+            (sum(map(self.sizes.__getitem__, layer.parameters())) for layer in layers), default=0
+        )
+
+    def backward(self, moments: Sequence[tuple[nn.Parameter, int]], accumulates: bool) -> tuple[int, int]:
+        """Follow a backward pass.
+
+        Args:
+            moments: parameters in the order in which their gradients are found, with the bytes of activations then.
+            accumulates: whether there are gradients of earlier batches.
+
+        Returns:
+            The most bytes of gradients that are not spread yet; and of those, of spread gradients, gathered weights
+            and activations together.
+        """
+        left = Counter(self.owners.get(parameter) for parameter, _ in moments)
+        whole: Counter[int | None] = Counter()
+        sent = sum(self.shares[each] for each, _ in moments) if accumulates else 0
+        sending = most = most_gradients = 0
+        for parameter, activations in moments:
+            owner = self.owners.get(parameter)
+            whole[owner] += self.sizes[parameter]
+            left[owner] -= 1
+            gradients, weights = sum(whole.values()) + sending, self.weights
+            if not left[owner] and owner is None:
+                gradients += whole[None]  # a copy, to be sent when weights are spread again
+                weights = 0
+            most_gradients = max(most_gradients, gradients)
+            most = max(most, gradients + sent + weights + activations)
+            sent += 0 if accumulates else self.shares[parameter]
+            if not left[owner] and owner is not None:
+                sending = whole.pop(owner)  # until that of the next layer is
+        return most_gradients, most
 
 
 def divided(module: nn.Module, layout: Layout) -> list[nn.Module]:
@@ -97,24 +136,6 @@ def _share(parameter: nn.Parameter, shards: int, is_split: bool, layout: Layout)
         return count
     rows = parameter.shape[0]
     return min(count, -(-rows // shards) * count // max(1, rows))
-
-
-def _groups(module: nn.Module) -> tuple[list[nn.Parameter], list[list[nn.Parameter]]]:
-    """Return the parameters outside all layers, and those of each layer, with those of the layers around it."""
-    layers, owners = parallel.layers(module), {}
-    for number, layer in enumerate(layers):  # inner first
-        for parameter in layer.parameters():
-            owners.setdefault(parameter, number)
-    own = [
-        [parameter for parameter in each.parameters() if owners[parameter] == n]
-        for n, each in enumerate(layers)
-    ]
-    around = [
-        [own[outer] for outer, each in enumerate(layers) if any(child is layer for child in each.modules())]
-        for layer in layers
-    ]  # a layer itself is among its modules
-    root = [parameter for parameter in module.parameters() if parameter not in owners]
-    return root, [[parameter for group in groups for parameter in group] for groups in around]
 
 
 def _split(module: nn.Module, layout: Layout) -> set[nn.Parameter]:

@@ -1,17 +1,15 @@
 """Plan: what a run will need and do, found from shapes alone, before a GPU is paid for."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.activation_checkpointing import compute_layers_again
 from datamodules.batch import Batch
 from datamodules.samples import SampleDataModule
-from modules import parallel
 from modules.collectives import counted
 from modules.origin import origins
 from modules.shapes import Shapes
@@ -107,16 +105,10 @@ def check(stage: Stage, data: SampleDataModule, layout: Layout) -> list[str]:
         ValueError: when it refuses.
     """
     stage.configure_model()
-    stage.trainer = SimpleNamespace(  # all that its checks ask of one
-        accumulate_grad_batches=layout.accumulate, world_size=layout.ranks, datamodule=data
-    )
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            stage.on_fit_start()
-    finally:
-        stage.trainer = None
-    return [str(warning.message) for warning in said]
+    stage.check_accumulation(layout.accumulate, layout.is_deepspeed)
+    stage.check_data(data)
+    warning = stage.warning_of_batch_norms(layout.ranks)
+    return [warning] if warning else []
 
 
 def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Sequence[str] = ()) -> Plan:
@@ -134,7 +126,7 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
         ShapesError: when the step cannot be run on shapes.
     """
     if layout.checkpoints:
-        parallel.checkpoint_activations(stage)
+        compute_layers_again(stage)
     stage.configure_model()
     if not any(parameter.requires_grad for parameter in stage.parameters()):
         raise ValueError(NOTHING_TO_TRAIN)
@@ -143,12 +135,16 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
     if layout.has_half_weights:
         HalfWeights("16-true" if layout.dtype == torch.float16 else "bf16-true", "cpu").convert_module(stage)
     needed = memory.held(stage, layout)
-    if layout.zero == 3 and layout.shards > 1:
-        needed |= memory.gathered(stage, layout)
     step = _step_on_shapes(stage, batch, layout)
     needed |= {"inputs": step.inputs, "activations": step.activations}
     peak = sum(needed.values())
-    if not layout.zero and not layout.pipeline:  # then the step's own worst moment is the run's
+    if layout.zero == 3 and layout.shards > 1:
+        gathering = memory.Gathering(stage, layout)
+        gradients, most = gathering.backward(step.moments, layout.accumulate > 1)
+        needed |= {"gathered weights": gathering.weights, "gathered gradients": gradients}
+        most = max(most, step.activations + gathering.weights)
+        peak = needed["weights"] + needed["optimizer"] + needed["inputs"] + most
+    elif not layout.zero and not layout.pipeline:  # then the step's own worst moment is the run's
         peak = step.peak + needed["optimizer"] + needed.get("buckets of gradients", 0)
     notes = list(layout.notes)
     for kind in layout.offloaded:
@@ -177,6 +173,8 @@ class _Step:
     activations: int
     peak: int
     flops: float
+    moments: list[tuple[nn.Parameter, int]]
+    """Parameters in the order in which their gradients were found, with the bytes of activations then."""
     divided: float
     """Of the operations, those that ranks which share a batch divide among them, as large a share as of the forward."""
 
@@ -199,6 +197,19 @@ def _step_on_shapes(stage: Stage, batch: Batch, layout: Layout) -> _Step:
     before = shapes.bytes
     inputs = _on_shapes(batch, shapes)
     held = shapes.bytes - before
+    begin = shapes.bytes
+    gradients: dict[nn.Parameter, int] = {}
+    moments: list[tuple[nn.Parameter, int]] = []
+
+    def note(parameter: nn.Parameter) -> None:
+        nonlocal peak
+        moments.append((parameter, shapes.peak_bytes - begin - sum(gradients.values())))
+        gradients[parameter] = parameter.numel() * parameter.element_size()
+        peak, shapes.peak_bytes = max(peak, shapes.peak_bytes), shapes.bytes
+
+    for parameter in stage.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(note)
     passes = min(2, layout.accumulate)  # from the second on, gradients are there beside activations
     window, activations, peak, share = Window(), 0, 0, 0.0
     with shapes, FlopCounterMode(display=False) as counter:
@@ -212,13 +223,15 @@ def _step_on_shapes(stage: Stage, batch: Batch, layout: Layout) -> _Step:
             share = share or _share(
                 counter, [name for name, each in losses.named_modules() if each in divided]
             )
+            moments.clear()
+            peak, shapes.peak_bytes = max(peak, shapes.peak_bytes), shapes.bytes
             total.backward()
             del total
             peak = max(peak, shapes.peak_bytes)
     # A layer that is computed again in the backward takes more then than it did at first.
     activations = max(activations, peak - shapes.bytes)
     flops = counter.get_total_flops() / passes
-    return _Step(held, activations, peak, flops, share * flops)
+    return _Step(held, activations, peak, flops, moments, share * flops)
 
 
 def _share(counter: FlopCounterMode, names: list[str]) -> float:

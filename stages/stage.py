@@ -25,6 +25,7 @@ from modules.parts import Part
 from stages.idle import Idle
 
 if TYPE_CHECKING:
+    from datamodules.samples import SampleDataModule
     from modules.pipeline import LayerPipeline  # costs a second
 
 FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
@@ -192,22 +193,59 @@ class Stage(LightningModule):
         """Refuse to accumulate what does not add up, and warn of what depends on the number of ranks.
 
         Raises:
+            ValueError: as `check_accumulation` does.
+        """
+        is_deepspeed = isinstance(self.trainer.strategy, DeepSpeedStrategy)
+        self.check_accumulation(self.trainer.accumulate_grad_batches, is_deepspeed)
+        if warning := self.warning_of_batch_norms(self.trainer.world_size):
+            rank_zero_warn(warning)
+
+    # ---- what is checked before the first step, by a plan too, which has no trainer
+
+    def check_accumulation(self, batches: int, is_deepspeed: bool) -> None:
+        """Refuse to accumulate what does not add up.
+
+        Args:
+            batches: of one step.
+            is_deepspeed: whether the strategy is DeepSpeed's.
+
+        Raises:
             ValueError: when the loss compares the samples of a batch, or gradients are where only DeepSpeed has them.
         """
-        if self.compares_samples and self.trainer.accumulate_grad_batches > 1:
+        if self.compares_samples and batches > 1:
             raise ValueError(
-                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but the loss compares the "
+                f"trainer.accumulate_grad_batches is {batches}, but the loss compares the "
                 "samples of a batch, and those of several batches would not meet: set it to 1 and raise "
                 "data.batch_size (align encodes a batch in pieces: model.chunks)"
             )
-        is_deepspeed = isinstance(self.trainer.strategy, DeepSpeedStrategy)
-        if is_deepspeed and self.trainer.accumulate_grad_batches > 1:
+        if is_deepspeed and batches > 1:
             raise ValueError(
-                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but DeepSpeed keeps the "
+                f"trainer.accumulate_grad_batches is {batches}, but DeepSpeed keeps the "
                 "gradients to itself, so that batches cannot be weighed by their terms: set it to 1 and lower "
                 "data.batch_size, or take configs/trainer/fsdp.yaml"
             )
-        self._warn_of_batch_norms()
+
+    def check_data(self, data: "SampleDataModule") -> None:
+        """Refuse data from which nothing would be learnt."""
+
+    def warning_of_batch_norms(self, ranks: int) -> str | None:
+        """Return what to say of norms whose statistics are over a rank's own samples; None where there are none."""
+        found = [
+            ".".join(name.split(".")[:2])
+            for name, module in self.named_modules()
+            if isinstance(module, _BatchNorm)
+            and not isinstance(module, nn.SyncBatchNorm)
+            and _is_trained(module)
+        ]
+        if not found or ranks == 1:
+            return None
+        return (
+            f"{', '.join(sorted(set(found)))} have batch norms, whose statistics are over a rank's own samples: "
+            "the gradient depends on the number of ranks. Freeze them (lr_factors: 0), take an encoder with layer "
+            "norms, or, on GPUs under ddp, set trainer.sync_batchnorm to true"
+        )
+
+    # ---- steps
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         self.trainer.datamodule.consumed(batch)
@@ -300,21 +338,6 @@ class Stage(LightningModule):
                     "says that they are to"
                 )
         return self._idle.join(loss) if is_replicated else loss
-
-    def _warn_of_batch_norms(self) -> None:
-        found = [
-            ".".join(name.split(".")[:2])
-            for name, module in self.named_modules()
-            if isinstance(module, _BatchNorm)
-            and not isinstance(module, nn.SyncBatchNorm)
-            and _is_trained(module)
-        ]
-        if found and self.trainer.world_size > 1:
-            rank_zero_warn(
-                f"{', '.join(sorted(set(found)))} have batch norms, whose statistics are over a rank's own samples: "
-                "the gradient depends on the number of ranks. Freeze them (lr_factors: 0), take an encoder with layer "
-                "norms, or, on GPUs under ddp, set trainer.sync_batchnorm to true"
-            )
 
     def _log(
         self, split: str, values: Mapping[str, Tensor], batch: Batch, prog_bar: tuple[str, ...] = ()

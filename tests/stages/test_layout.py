@@ -42,8 +42,8 @@ def test_every_shipped_trainer_is_read(trainer):
     devices = 1 if trainer in ("cpu", "gpu") else 4
     found = layout(trainer, devices=devices)
     assert found.ranks == devices
-    zero = {"fsdp": 3, "fsdp1": 3, "tensor_parallel": 3, "zero3": 3}
-    assert found.zero == zero.get(trainer, 0)
+    assert found.zero == (3 if trainer in ("fsdp", "fsdp1", "hybrid", "tensor_parallel", "zero3") else 0)
+    assert found.shards == {"hybrid": 2, "tensor_parallel": 2, "pipeline": 1}.get(trainer, devices)
     assert found.shares == {"tensor_parallel": 2, "pipeline": 1}.get(trainer, devices)
     assert found.checkpoints == (trainer == "checkpoint_activations")
 
@@ -105,16 +105,20 @@ def test_what_is_in_no_layer_is_whole_during_the_step():
     module, found = llama(), layout("fsdp", devices=4)
     layer = sum(parameter.numel() for parameter in module.layers[0].parameters())
     rest = 100 * 32 + 32  # embeddings, and the norm behind the layers
-    assert memory.gathered(module, found) == {
-        "gathered weights": 4 * (rest + 2 * layer),
-        "gathered gradients": 4 * (rest + 2 * layer),
-    }
-    module.embed_tokens.requires_grad_(False)
-    assert memory.gathered(module, found)["gathered gradients"] == 4 * (32 + 2 * layer)
+    assert memory.Gathering(module, found).weights == 4 * (rest + 2 * layer)
 
 
-def test_copies_of_a_sharded_model_divide_it_by_fewer_ranks():
-    assert Layout(8, "Sharded", "32-true", 1, 10, zero=3, replicas=2).shards == 4
+def test_gradients_are_whole_until_they_are_sent():
+    module, found = llama(), layout("fsdp", devices=4)
+    moments = [(parameter, 0) for parameter in reversed(list(module.parameters()))]
+    layer = sum(parameter.numel() for parameter in module.layers[0].parameters())
+    gathering = memory.Gathering(module, found)
+    gradients, most = gathering.backward(moments, accumulates=False)
+    assert gradients == 4 * (
+        32 + 2 * layer
+    )  # of the norm behind them, and one layer's while the other's are sent
+    assert most > gathering.weights
+    assert gathering.backward(moments, accumulates=True)[1] > most
 
 
 def test_deepspeed_keeps_weights_of_32_bits_with_the_optimiser():
