@@ -19,6 +19,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from callbacks import checkpoint_file as files
 from modules.collectives import all_ranks
 from modules.optimizer_state import names_of
+from modules.parallel import plain_name
 from modules.sharded_checkpoint import open_shards
 
 OWNER = ".owner"
@@ -97,7 +98,7 @@ class Checkpoints(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         buffers = ((name, buffer) for name, buffer in pl_module.named_buffers() if buffer.is_floating_point())
         # Such as a mask of minus infinities: no sign of a training that diverged, as it would be of one that began.
-        self.not_finite = [f"state_dict.{name}" for name, b in buffers if not b.isfinite().all()]
+        self.not_finite = [f"state_dict.{plain_name(name)}" for name, b in buffers if not b.isfinite().all()]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.global_step

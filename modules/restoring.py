@@ -25,6 +25,7 @@ from torch.futures import Future
 from torch.optim import Optimizer
 
 from modules.optimizer_state import StateError, by_name, names_of, regrouped
+from modules.parallel import plain_name
 from modules.sharded_checkpoint import Shards, ShardsError, open_shards
 
 
@@ -103,7 +104,7 @@ def _restore_from_whole(
 def _forget_fresh(module: nn.Module, optimizer: Optimizer, had: Collection[str]) -> None:
     """Forget the states that torch made up of parameters that had none, such as those that no loss depends on."""
     for name, parameter in module.named_parameters():
-        if name not in had:
+        if plain_name(name) not in had:
             optimizer.state.pop(parameter, None)
 
 

@@ -17,6 +17,7 @@ CROSSINGS = [
     (("fsdp2", 2), ("fsdp2+tp", 4)),
     (("hybrid", 4), ("one", 1)),
     (("one", 1), ("fsdp1", 2)),
+    (("fsdp1", 2), ("fsdp1", 2)),
     (("fsdp1", 2), ("fsdp2", 2)),
     (("pipeline", 2), ("pipeline", 2)),
     (("pipeline", 2), ("one", 1)),
