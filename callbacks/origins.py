@@ -9,9 +9,12 @@ from modules.origin import random_parts
 class Origins(Callback):
     """Print which modules start at random, and how large they are; nothing when a run goes on."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Count before a strategy flattens what it counts."""
+        self.found = random_parts(pl_module)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step:
             return
-        found = random_parts(pl_module)
-        listed = ", ".join(f"{name} ({size:,} parameters)" for name, size in found.items())
+        listed = ", ".join(f"{name} ({size:,} parameters)" for name, size in self.found.items())
         rank_zero_info(f"starts at random: {listed or 'nothing'}")

@@ -225,7 +225,8 @@ def same_names(expected: Iterable[str], found: Iterable[str], who: str, where: s
 
 def digest(tensor: Tensor) -> str:
     """Return the sha256 of a tensor's bytes."""
-    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    # A copy also on a CPU: what numpy has seen the first FSDP cannot free, when it has put the tensor together.
+    raw = tensor.detach().to("cpu", copy=True).contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.sha256(raw.data).hexdigest()
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from modules.parallel import plain_name
+
 SETTINGS = ("lr", "initial_lr", "weight_decay", "betas", "eps")
 """What must be alike in groups that become one."""
 
@@ -20,7 +22,7 @@ class StateError(ValueError):
 
 def names_of(module: nn.Module, optimizer: Optimizer) -> list[list[str]]:
     """Return the names of the parameters in each of an optimiser's groups."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = {id(parameter): plain_name(name) for name, parameter in module.named_parameters()}
     return [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
 
 

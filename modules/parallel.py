@@ -80,17 +80,43 @@ def shard(module: nn.Module, mesh: DeviceMesh, group: ProcessGroup, methods: Ite
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    kept = {parameter for parameter in module.parameters() if parameter.ndim == 0}
-    if any(parameter.dtype in HALVES for parameter in module.parameters()):
-        kept |= {each for each in module.parameters() if each.ndim == 1 and each.dtype == torch.float32}
-    for parameter in kept:
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(partial(_average, group))
+    kept = _kept(module, group)
     for layer in layers(module):
         fully_shard(layer, mesh=mesh, ignored_params=kept)
     fully_shard(module, mesh=mesh, ignored_params=kept)
     for method in methods:
         register_fsdp_forward_method(module, method)
+
+
+def shard_flat(module: nn.Module, mesh: DeviceMesh, device: torch.device) -> nn.Module:
+    """Return a model in the wrapper of the first FSDP: each layer's weights are one vector, spread over all ranks.
+
+    What `shard` keeps on every rank stays so here: a vector is of one width, and takes no scalars.
+    """
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import CustomPolicy
+
+    blocks = set(layers(module))
+    return FullyShardedDataParallel(
+        module,
+        auto_wrap_policy=CustomPolicy(lambda child: child in blocks),
+        ignored_states=list(_kept(module, mesh.get_group())),
+        device_mesh=mesh,
+        device_id=device,
+        use_orig_params=True,
+    )
+
+
+def is_flat(module: nn.Module) -> bool:
+    """Return whether the first FSDP has wrapped a module or some of its layers."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return any(isinstance(child, FullyShardedDataParallel) for child in module.modules())
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a parameter had before the first FSDP wrapped the modules it is in."""
+    return name.replace("_fsdp_wrapped_module.", "")
 
 
 def split_tensors(module: nn.Module, mesh: DeviceMesh) -> None:
@@ -187,19 +213,20 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
+def gathered(model: nn.Module, with_gradients: bool = False) -> Iterator[None]:
     """Have every parameter whole on every rank for a while, where the older FSDP or DeepSpeed's ZeRO-3 spread them.
 
     What FSDP2 and tensor parallel spread is put together one tensor at a time (`whole`).
 
     Args:
         model: as the strategy has wrapped it.
+        with_gradients: whether the first FSDP's gradients are put together as well.
     """
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     of_deepspeed = [parameter for parameter in model.parameters() if "ds_id" in vars(parameter)]
     if isinstance(model, FullyShardedDataParallel):
-        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False, with_grads=with_gradients):
             yield
     elif of_deepspeed:
         import deepspeed
@@ -208,6 +235,17 @@ def gathered(model: nn.Module) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _kept(module: nn.Module, group: ProcessGroup) -> set[nn.Parameter]:
+    """Return what every rank holds: scalars, and vectors of 32 bits beside weights of 16; have gradients averaged."""
+    kept = {parameter for parameter in module.parameters() if parameter.ndim == 0}
+    if any(parameter.dtype in HALVES for parameter in module.parameters()):
+        kept |= {each for each in module.parameters() if each.ndim == 1 and each.dtype == torch.float32}
+    for parameter in kept:
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(partial(_average, group))
+    return kept
 
 
 def _average(group: ProcessGroup, parameter: Tensor) -> None:

@@ -158,12 +158,12 @@ def _sealed(module: Part, tensors: Mapping[str, Tensor], about: Mapping[str, Any
 
 def _handed_over(module: Part) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return whole tensors on the CPU and what the card says of an adapter; None but on the first rank."""
-    from modules.parallel import mesh_of, whole  # costs most of a second
+    from modules.parallel import is_flat, mesh_of, whole  # costs most of a second
 
     is_first, own = all_ranks()[0] == 0, tensors_of(module)
     if any(tensor.is_meta for tensor in own.values()):  # of layers that a pipeline has on other ranks
         own = {name: tensor for name, tensor in module.state_dict().items() if name in own}
-    is_spread = any(mesh_of(tensor) is not None for tensor in own.values())
+    is_spread = is_flat(module) or any(mesh_of(tensor) is not None for tensor in own.values())
     tensors = {}
     for name, tensor in own.items():
         together = whole(tensor)  # which all ranks make, one tensor at a time

@@ -59,7 +59,7 @@ def _restore_from_shards(
             "another model"
         )
     _read("state_dict", weights, shards)
-    module.load_state_dict(weights)
+    set_model_state_dict(module, weights)
     for number, optimizer in enumerate(optimizers):
         saved = shards.optimizer(number)
         rest["optimizer_groups"].append([group["params"] for group in saved["param_groups"]])

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -122,6 +123,7 @@ class Stage(LightningModule):
         self._window = Window()
         self._idle = Idle()
         self._is_distributed = False
+        self._matrices: set[str] = set()  # by their names before a strategy flattens them
         self.pipeline: LayerPipeline | None = None
         """Where the strategy has divided the layers of a language model over ranks."""
 
@@ -165,6 +167,7 @@ class Stage(LightningModule):
     def configure_model(self) -> None:
         """Freeze here: in `configure_optimizers` DDP has wrapped the module already."""
         factors = self._factors()
+        self._matrices = {name for name, parameter in self.named_parameters() if parameter.ndim > 1}
         self._free()
         self._check_trainable()
         for name, parameter in self.named_parameters():
@@ -282,6 +285,10 @@ class Stage(LightningModule):
         if self.pipeline is not None and is_by_norm:
             self.pipeline.clip_gradients(parameters, gradient_clip_val)
             return
+        model = self.trainer.strategy.model
+        if isinstance(model, FullyShardedDataParallel) and is_by_norm:
+            model.clip_grad_norm_(gradient_clip_val)
+            return
         is_spread = any(parallel.mesh_of(parameter) is not None for parameter in parameters)
         if is_spread and is_by_norm:
             parallel.clip_gradients(parameters, gradient_clip_val)
@@ -352,7 +359,7 @@ class Stage(LightningModule):
         Raises:
             ValueError: when a prefix of `lr_factors` matches no parameter; names the nearest that would.
         """
-        names = [name for name, _ in self.named_parameters()]
+        names = [parallel.plain_name(name) for name, _ in self.named_parameters()]
         for prefix in self.lr_factors:
             if not any(_matches(prefix, name) for name in names):
                 known = sorted(
@@ -399,9 +406,11 @@ class Stage(LightningModule):
     def _groups(self) -> list[dict[str, Any]]:
         groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
         factors = self._factors()
-        for name, parameter in self.named_parameters():
+        for wrapped_name, parameter in self.named_parameters():
+            name = parallel.plain_name(wrapped_name)
             if parameter.requires_grad:
-                decay = self.optim.weight_decay if parameter.ndim > 1 else 0.0
+                is_matrix = parameter.ndim > 1 or name in self._matrices
+                decay = self.optim.weight_decay if is_matrix else 0.0
                 spread = str(
                     parallel.mesh_of(parameter)
                 )  # one step cannot take whole and spread tensors together

@@ -1,4 +1,5 @@
-"""Sharded: FSDP2 over all ranks, or over those of one copy of the model. Pipeline: layers over ranks."""
+"""Sharded: FSDP2 over all ranks, or over those of one copy of the model. FlatSharded: the first FSDP. Pipeline: layers
+over ranks."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
-from modules import collectives, pipeline
+from modules import collectives, parallel, pipeline
 from stages.stage import Stage
 
 
@@ -70,6 +72,45 @@ class Sharded(ModelParallelStrategy):
 
         assert self.model is not None
         return restore(Path(self.broadcast(str(checkpoint_path))), self.model, self.optimizers)
+
+
+class FlatSharded(Sharded):
+    """The first FSDP, which spreads each layer's weights as one flat vector.
+
+    Lightning's FSDPStrategy shards the whole model as one, refuses scalars and clipping, rounds input and buffers too,
+    and wants a GPU. Checkpoints are those of `Sharded`.
+
+    Args:
+        timeout_minutes: how long a rank waits for the others before it gives up.
+    """
+
+    def __init__(self, timeout_minutes: float = 30.0) -> None:
+        super().__init__(timeout_minutes=timeout_minutes)
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        assert self.lightning_module is not None
+        self.lightning_module._device_mesh = None  # by which a stage would shard itself, by FSDP2
+
+    def setup(self, trainer: Trainer) -> None:
+        """Shard the model.
+
+        Raises:
+            ValueError: when gradients would be scaled by each rank on its own.
+        """
+        if trainer.precision == "16-mixed":
+            raise ValueError(
+                "the ranks would each scale float16 gradients on their own: set trainer.precision to bf16-mixed or "
+                "32-true"
+            )
+        super().setup(trainer)
+
+    def model_to_device(self) -> None:
+        """Shard, layer by layer, what is still on the CPU, so that no GPU ever has the whole."""
+        assert self.model is not None and self.device_mesh is not None
+        for metric in (child for child in self.model.modules() if isinstance(child, Metric)):
+            metric.to(self.root_device)  # the wrapper moves parameters and buffers alone
+        self.model = parallel.shard_flat(self.model, self.device_mesh["data_parallel"], self.root_device)
 
 
 class Pipeline(DDPStrategy):

@@ -60,6 +60,15 @@ def test_vectors_are_not_decayed():
     assert found["projection.query"][1] == 0.0
 
 
+def test_what_is_decayed_is_decided_before_a_strategy_flattens_the_weights():
+    stage = Tiny()
+    stage.configure_model()
+    expected = rates(stage)
+    for parameter in stage.parameters():
+        parameter.data = parameter.data.flatten()
+    assert rates(stage) == expected
+
+
 def test_frozen_means_no_gradient_no_training_mode_and_not_in_the_optimiser():
     stage = Tiny({"encoders.image": 0})
     stage.configure_model()

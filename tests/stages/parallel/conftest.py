@@ -18,7 +18,7 @@ SECONDS = 300  # a hang is a failure
 def on_ranks() -> Callable[..., None]:
     """A function that runs `program strategy ranks arguments...` of this folder on so many ranks, or as one process.
 
-    It fails with what the first rank said when one fails, and when they are not through in time.
+    It fails with what a rank said that failed, and when they are not through in time.
     """
 
     def run(program: str, strategy: str, ranks: int, *arguments: object, seconds: float = SECONDS) -> None:
@@ -56,7 +56,8 @@ def on_ranks() -> Callable[..., None]:
         finally:
             for process in processes:
                 process.kill()
-        assert all(process.returncode == 0 for process in processes), said[0][-3000:]
+        failed = [text for process, text in zip(processes, said, strict=True) if process.returncode]
+        assert not failed, failed[0][-3000:]
 
     return run
 

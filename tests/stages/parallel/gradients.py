@@ -16,12 +16,12 @@ from modules.objectives.contrastive import InfoNCE, SigLIP
 from modules.objectives.masked_language import MaskedLanguage
 from modules.objectives.matching import Matching
 from modules.objectives.weighted import Weighted
-from modules.parallel import whole
+from modules.parallel import gathered, plain_name, whole
 from stages.align import Align
 from stages.instruct import Instruct
 from stages.pretrain import Pretrain
 from stages.stage import Stage
-from stages.strategies import Pipeline, Sharded
+from stages.strategies import FlatSharded, Pipeline, Sharded
 
 BATCH = 32
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -52,11 +52,12 @@ class KeepGradients(Callback):
         trainer.optimizers[0].register_step_post_hook(lambda *_: self.keep(trainer, pl_module))
 
     def keep(self, trainer: Trainer, stage: Stage) -> None:
-        gradients = {
-            name: whole(parameter.grad).clone()
-            for name, parameter in stage.named_parameters()
-            if parameter.grad is not None
-        }
+        with gathered(trainer.strategy.model, with_gradients=True):
+            gradients = {
+                plain_name(name): whole(parameter.grad).clone()
+                for name, parameter in stage.named_parameters()
+                if parameter.grad is not None
+            }
         if stage.pipeline is not None:
             own = stage.pipeline.own_parameters()
             mine = {name: value.grad for name, value in stage.named_parameters() if value in own}
@@ -133,6 +134,7 @@ STRATEGIES = {
     "one": lambda ranks: "auto",
     "ddp": lambda ranks: DDPStrategy(process_group_backend="gloo"),
     "fsdp2": lambda ranks: Sharded(),
+    "fsdp1": lambda ranks: FlatSharded(),
     "tp": lambda ranks: Sharded(tensor_parallel_size=ranks),
     "fsdp2+tp": lambda ranks: Sharded(tensor_parallel_size=2),
     "hybrid": lambda ranks: Sharded(replicas=2),

@@ -15,8 +15,9 @@ CROSSINGS = [
     (("fsdp2", 2), ("one", 1)),
     (("one", 1), ("fsdp2", 2)),
     (("fsdp2", 2), ("fsdp2+tp", 4)),
-    (("fsdp2", 2), ("hybrid", 4)),
     (("hybrid", 4), ("one", 1)),
+    (("one", 1), ("fsdp1", 2)),
+    (("fsdp1", 2), ("fsdp2", 2)),
     (("pipeline", 2), ("pipeline", 2)),
     (("pipeline", 2), ("one", 1)),
     (("fsdp2", 2), ("pipeline", 2)),
@@ -48,7 +49,7 @@ def test_weights_are_those_of_a_run_that_did_not_stop(before, after, runs, folde
         assert apart.max() <= TOLERANCE, part.name
 
 
-@pytest.mark.parametrize("strategy", ["tp", "fsdp2", "hybrid"])
+@pytest.mark.parametrize("strategy", ["tp", "fsdp2", "hybrid", "fsdp1"])
 def test_a_part_of_its_shards_is_the_part_that_the_run_wrote(strategy, runs):
     for folder in (runs[strategy] / "parts").iterdir():
         written = parts.load(str(folder))

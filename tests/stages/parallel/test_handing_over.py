@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 SPREADS = [
     ("ddp", 2, ["clip", "adapted"]),
     ("fsdp2", 2, ["clip", "tied", "adapted"]),
+    ("fsdp1", 2, ["clip", "tied", "adapted", "tokens"]),
     ("tp", 2, ["tokens"]),
     ("fsdp2+tp", 4, ["tokens"]),
     ("hybrid", 4, ["clip", "adapted"]),
