@@ -84,7 +84,7 @@ class Layout:
         """
         from lightning.pytorch import strategies
 
-        from stages.strategies import Pipeline, Sharded
+        from stages.strategies import FlatSharded, Pipeline, Sharded
 
         kind, name, given = _strategy(trainer["strategy"])
         sharing = {Sharded: "tensor_parallel_size", Pipeline: "size"}.get(kind, "")
@@ -98,6 +98,8 @@ class Layout:
                 f"({nodes} nodes of {devices}): expected a divisor"
             )
         precision = str(trainer["precision"] or "32-true")
+        if issubclass(kind, (FlatSharded, Pipeline)):
+            kind.check_precision(precision)
         spread: dict[str, Any] = {}
         if issubclass(kind, strategies.ModelParallelStrategy):
             spread = {
@@ -120,7 +122,6 @@ class Layout:
             }
         elif issubclass(kind, Pipeline):
             spread = {"pipeline": int(given.get("size") or ranks)}
-            Pipeline.check_precision(precision)
         elif ranks > 1:
             spread = {"has_buckets": not given.get("gradient_as_bucket_view")}
         return cls(

@@ -4,19 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from callbacks.activation_checkpointing import compute_layers_again
 from datamodules.batch import Batch
 from datamodules.samples import SampleDataModule
-from modules.collectives import counted
 from modules.origin import origins
-from modules.shapes import Shapes
 from stages import memory
 from stages.layout import Layout
 from stages.precision import HalfWeights
-from stages.stage import NOTHING_TO_TRAIN, Stage, Window
+from stages.stage import NOTHING_TO_TRAIN, Stage
+from stages.step_on_shapes import step_on_shapes
 
 MIN_NEGATIVES = 64
 LR = (1e-5, 1e-4)
@@ -135,7 +133,7 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
     if layout.has_half_weights:
         HalfWeights("16-true" if layout.dtype == torch.float16 else "bf16-true", "cpu").convert_module(stage)
     needed = memory.held(stage, layout)
-    step = _step_on_shapes(stage, batch, layout)
+    step = step_on_shapes(stage, batch, layout)
     needed |= {"inputs": step.inputs, "activations": step.activations}
     peak = sum(needed.values())
     if layout.zero == 3 and layout.shards > 1:
@@ -165,82 +163,6 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
     )
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Bytes and operations of a step on shapes, as one process takes them."""
-
-    inputs: int
-    activations: int
-    peak: int
-    flops: float
-    moments: list[tuple[nn.Parameter, int]]
-    """Parameters in the order in which their gradients were found, with the bytes of activations then."""
-    divided: float
-    """Of the operations, those that ranks which share a batch divide among them, as large a share as of the forward."""
-
-
-class _Losses(nn.Module):
-    """A stage's losses as the call of a module, under which operations are counted by the names of its parts."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, batch: Batch) -> Tensor:
-        return torch.stack(list(self.stage.losses(batch).values())).sum()
-
-
-def _step_on_shapes(stage: Stage, batch: Batch, layout: Layout) -> _Step:
-    divided = set(memory.divided(stage, layout))
-    losses, shapes = _Losses(stage), Shapes()
-    shapes.on_shapes(stage)
-    before = shapes.bytes
-    inputs = _on_shapes(batch, shapes)
-    held = shapes.bytes - before
-    begin = shapes.bytes
-    gradients: dict[nn.Parameter, int] = {}
-    moments: list[tuple[nn.Parameter, int]] = []
-
-    def note(parameter: nn.Parameter) -> None:
-        nonlocal peak
-        moments.append((parameter, shapes.peak_bytes - begin - sum(gradients.values())))
-        gradients[parameter] = parameter.numel() * parameter.element_size()
-        peak, shapes.peak_bytes = max(peak, shapes.peak_bytes), shapes.bytes
-
-    for parameter in stage.parameters():
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(note)
-    passes = min(2, layout.accumulate)  # from the second on, gradients are there beside activations
-    window, activations, peak, share = Window(), 0, 0, 0.0
-    with shapes, FlopCounterMode(display=False) as counter:
-        for _ in range(passes):
-            there, shapes.peak_bytes = shapes.bytes, shapes.bytes
-            with torch.autocast("cpu", layout.dtype, enabled=layout.casts), counted() as counts:
-                total = losses(inputs)
-            if layout.accumulate > 1:
-                window.weight(counts)
-            activations = max(activations, shapes.peak_bytes - there)
-            share = share or _share(
-                counter, [name for name, each in losses.named_modules() if each in divided]
-            )
-            moments.clear()
-            peak, shapes.peak_bytes = max(peak, shapes.peak_bytes), shapes.bytes
-            total.backward()
-            del total
-            peak = max(peak, shapes.peak_bytes)
-    # A layer that is computed again in the backward takes more then than it did at first.
-    activations = max(activations, peak - shapes.bytes)
-    flops = counter.get_total_flops() / passes
-    return _Step(held, activations, peak, flops, moments, share * flops)
-
-
-def _share(counter: FlopCounterMode, names: list[str]) -> float:
-    """Return the share of the operations so far that are of modules called within `_Losses`."""
-    counted_of = counter.get_flop_counts()
-    some = sum(sum(counted_of.get(f"{_Losses.__name__}.{name}", {}).values()) for name in names)
-    return some / max(1, counter.get_total_flops())
-
-
 def _part_sizes(stage: Stage) -> dict[str, PartSize]:
     """Count parameters by the part they are handed over in; the rest by the name that the stage has for it."""
     owners = {
@@ -263,20 +185,6 @@ def _part_sizes(stage: Stage) -> dict[str, PartSize]:
             seen,
         )
     return counted
-
-
-def _on_shapes(batch: Batch, shapes: Shapes) -> Batch:
-    """Return the batch with sounds and pictures as shapes; ids and masks stay, since shapes depend on them."""
-
-    def on_shapes(value: Tensor) -> Tensor:
-        is_medium = value.is_floating_point() or value.dtype == torch.uint8
-        return shapes.empty(value.shape, value.dtype) if is_medium else value
-
-    inputs = {
-        name: {key: on_shapes(value) for key, value in values.items()}
-        for name, values in batch.inputs.items()
-    }
-    return Batch(inputs, batch.rows, batch.keys, batch.cursor)
 
 
 def _filled(inputs: Mapping[str, Tensor]) -> tuple[int, int] | None:

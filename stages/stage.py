@@ -185,7 +185,8 @@ class Stage(LightningModule):
         super().train(mode)
         for module in self.modules():
             parameters = list(module.parameters())
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
+            is_frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+            if is_frozen and module is not self:
                 module.eval()
         return self
 

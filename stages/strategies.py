@@ -87,6 +87,19 @@ class FlatSharded(Sharded):
     def __init__(self, timeout_minutes: float = 30.0) -> None:
         super().__init__(timeout_minutes=timeout_minutes)
 
+    @staticmethod
+    def check_precision(precision: str) -> None:
+        """Refuse what each rank would scale on its own.
+
+        Raises:
+            ValueError: when it is `16-mixed`.
+        """
+        if precision == "16-mixed":
+            raise ValueError(
+                "the ranks would each scale float16 gradients on their own: set trainer.precision to bf16-mixed or "
+                "32-true"
+            )
+
     def setup_environment(self) -> None:
         super().setup_environment()
         assert self.lightning_module is not None
@@ -98,11 +111,7 @@ class FlatSharded(Sharded):
         Raises:
             ValueError: when gradients would be scaled by each rank on its own.
         """
-        if trainer.precision == "16-mixed":
-            raise ValueError(
-                "the ranks would each scale float16 gradients on their own: set trainer.precision to bf16-mixed or "
-                "32-true"
-            )
+        self.check_precision(str(trainer.precision))
         super().setup(trainer)
 
     def model_to_device(self) -> None:

@@ -147,6 +147,7 @@ def test_a_number_of_devices_that_is_not_said_is_noted():
         ({"devices": 0}, "a plan needs their number"),
         ({"strategy": "fdsp"}, "expected one of"),
         ({"trainer": "tensor_parallel", "devices": 3}, "does not divide the 3 ranks"),
+        ({"trainer": "fsdp1", "devices": 2, "precision": "16-mixed"}, "scale float16 gradients"),
         ({"trainer": "pipeline", "devices": 2, "precision": "16-mixed"}, "scale float16 gradients"),
     ],
 )

@@ -72,10 +72,20 @@ def test_a_shipped_trainer_is_planned_with_weights_of_16_bits(trainer, planned):
     assert plan.flops > 0
 
 
+OF_EACH_STAGE = [
+    "pretrain/text_causal",
+    "align/infonce",
+    "instruct/spoken_scenes",
+    "transfer/classification",
+    "unify/scenes",
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINED_BY)
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_config_is_planned_with_every_trainer_or_refused_as_fit_does(config, trainer, planned, capsys):
+@pytest.mark.parametrize("name", OF_EACH_STAGE)
+def test_every_stage_is_planned_with_every_trainer_or_refused_as_fit_does(name, trainer, planned, capsys):
+    config = shipped_inputs.CONFIGS / f"{name}.yaml"
     given = str(shipped_inputs.CONFIGS / f"trainer/{trainer}.yaml")
     devices = "1" if trainer in ("cpu", "gpu") else "2"
     try:
