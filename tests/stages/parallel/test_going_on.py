@@ -18,7 +18,6 @@ CROSSINGS = [
     (("hybrid", 4), ("one", 1)),
     (("one", 1), ("fsdp1", 2)),
     (("fsdp1", 2), ("fsdp1", 2)),
-    (("fsdp1", 2), ("fsdp2", 2)),
     (("pipeline", 2), ("pipeline", 2)),
     (("pipeline", 2), ("one", 1)),
     (("fsdp2", 2), ("pipeline", 2)),
