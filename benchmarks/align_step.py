@@ -43,7 +43,7 @@ from datamodules.modalities.text import Text
 from modules.encoders.open_clip import OpenClipImageEncoder, OpenClipTextEncoder
 from modules.objectives.contrastive import InfoNCE
 from stages.align import Align
-from stages.stage import Optim
+from stages.optim import Optim
 
 LR, WEIGHT_DECAY = 5e-4, 0.2  # open_clip's defaults for its ViTs
 PRECISIONS = {"fp32": ("fp32", "32-true"), "bf16": ("amp_bf16", "bf16-mixed")}

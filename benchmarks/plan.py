@@ -19,9 +19,9 @@ from modules.encoders.timm import TimmEncoder
 from modules.encoders.waveform_cnn import WaveformCNN
 from modules.objectives.contrastive import InfoNCE
 from stages.align import Align
-from stages.layout import Layout
-from stages.planning import plan
-from stages.stage import Optim
+from stages.optim import Optim
+from stages.planning.layout import Layout
+from stages.planning.plan import plan
 
 PICTURES = {
     "small": ["vit_tiny_patch16_224", "resnet18", "convnext_atto"],

@@ -13,7 +13,8 @@ from modules.objectives.aligned import Aligned, AlignmentObjective
 from modules.objectives.modality_masking import ModalityMasking
 from modules.parts import Part, check_siblings
 from modules.projections import Projection, as_projection
-from stages.stage import Optim, Stage
+from stages.optim import Optim
+from stages.stage import Stage
 
 
 class Align(Stage):

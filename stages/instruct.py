@@ -12,7 +12,8 @@ from modules.encoders.encoder import as_tower
 from modules.language_model import LanguageModel
 from modules.parts import Part, check_siblings
 from modules.projections import Projector
-from stages.stage import Optim, Stage
+from stages.optim import Optim
+from stages.stage import Stage
 
 
 class Instruct(Stage):

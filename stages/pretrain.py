@@ -9,7 +9,8 @@ from datamodules.batch import Batch
 from modules.encoders.encoder import Encoder, as_encoder
 from modules.objectives.pretraining import PretrainingObjective
 from modules.parts import Part
-from stages.stage import Optim, Stage
+from stages.optim import Optim
+from stages.stage import Stage
 
 
 class Pretrain(Stage):

@@ -1,10 +1,8 @@
 """Stage: what every training stage shares, so that a stage itself is its losses and what it hands on."""
 
 import difflib
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,86 +21,15 @@ from modules import parallel
 from modules.collectives import counted
 from modules.parts import Part
 from stages.idle import Idle
+from stages.optim import Optim, can_be_fused
+from stages.window import Window
 
 if TYPE_CHECKING:
     from datamodules.samples import SampleDataModule
     from modules.pipeline import LayerPipeline  # costs a second
 
-FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
-"""Where AdamW has one kernel for all parameters, in every torch that we support."""
 
 NOTHING_TO_TRAIN = "lr_factors freezes every parameter: there is nothing to train"
-
-
-@dataclass
-class Optim:
-    """AdamW with linear warm-up and cosine decay to zero over the trainer's `max_steps`."""
-
-    lr: float = 1e-3
-    """Largest learning rate, reached at the end of the warm-up."""
-    weight_decay: float = 0.05
-    """Of matrices; vectors (biases, norms, scales) are not decayed."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the running averages of the gradient and of its square."""
-    warmup_share: float = 0.05
-    """Of all steps, over which the learning rate grows linearly from zero."""
-
-    def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr is {self.lr}, expected more than 0")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"optim.warmup_share is {self.warmup_share}, expected a share from 0 to below 1")
-
-    def warmup_steps(self, max_steps: int) -> int:
-        """Return over how many steps the learning rate grows."""
-        return round(self.warmup_share * max_steps)
-
-    def factor(self, step: int, max_steps: int) -> float:
-        """Return the share of `lr` at a step, counted from 0."""
-        warmup = self.warmup_steps(max_steps)
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, max_steps - warmup))))
-
-
-class Window:
-    """The batches whose gradients are accumulated for one step, weighed so that the step is that of one large batch.
-
-    Lightning takes the mean of the batches' gradients; a loss that is a mean over terms (tokens, rows) is to be a mean
-    over all batches' terms, and how many those are is known at the last. So each batch counts in proportion to its
-    terms over those of the first, and the sum is brought to scale before the step.
-    """
-
-    def __init__(self) -> None:
-        self.counts: list[Tensor] = []
-
-    def weight(self, counts: list[Tensor]) -> Tensor:
-        """Return the weight of a batch.
-
-        Args:
-            counts: scalars, the terms of each of its losses over all ranks.
-
-        Raises:
-            ValueError: when its losses are means over different numbers of terms.
-        """
-        if not counts:
-            raise ValueError("no loss says over how many terms it is a mean: none can be accumulated exactly")
-        if any(not torch.equal(count, counts[0]) for count in counts[1:]):
-            raise ValueError(
-                f"losses are means over different numbers of terms ({', '.join(f'{c:.0f}' for c in counts)}), which "
-                "cannot be accumulated exactly: set trainer.accumulate_grad_batches to 1"
-            )
-        self.counts.append(counts[0])
-        return counts[0] / self.counts[0].clamp(min=1)
-
-    def close(self, gradients: list[Tensor], batches: int) -> None:
-        """Bring gradients, the mean over `batches` weighed ones, to scale in place, and begin anew."""
-        if not self.counts:
-            return
-        scale = batches * self.counts[0].clamp(min=1) / torch.stack(self.counts).sum().clamp(min=1)
-        self.counts = []
-        for gradient in gradients:
-            gradient.mul_(scale)
 
 
 class Stage(LightningModule):
@@ -175,9 +102,8 @@ class Stage(LightningModule):
                 parameter.requires_grad_(False)
         if self.device_mesh is not None and not self._is_distributed:
             self._is_distributed = True
-            self.trainer.precision_plugin.convert_module(
-                self
-            )  # a shard keeps the width that it was made with
+            # Before it is sharded: a shard keeps the width that it was made with.
+            self.trainer.precision_plugin.convert_module(self)
             parallel.distribute(self, self.device_mesh, methods=["losses"])
 
     def train(self, mode: bool = True) -> "Stage":
@@ -426,14 +352,6 @@ class Stage(LightningModule):
 
 def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def can_be_fused(groups: list[dict[str, Any]]) -> bool:
-    """Return whether one kernel can step all parameters: whole floats, on one kind of device that has it."""
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    kinds = {parameter.device.type for parameter in parameters}
-    is_plain = all(p.is_floating_point() and parallel.mesh_of(p) is None for p in parameters)
-    return is_plain and len(kinds) == 1 and kinds <= FUSED_DEVICES
 
 
 def _matches(prefix: str, name: str) -> bool:

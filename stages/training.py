@@ -31,10 +31,10 @@ from callbacks.summary import Summary
 from callbacks.watchdog import Watchdog
 from datamodules.samples import SampleDataModule
 from modules import parts
-from stages import plan_report, planning
 from stages.cli import refusals
-from stages.hub import offline_unless_it_answers
-from stages.layout import Layout
+from stages.planning import plan, report
+from stages.planning.hub import offline_unless_it_answers
+from stages.planning.layout import Layout
 from stages.precision import HalfWeights
 
 CACHE = ("data.cache", "data.cache.folder", "data.cache.max_bytes", "data.cache.timeout_s")
@@ -233,12 +233,12 @@ class TrainingCLI(LightningCLI):
     def plan(self) -> None:
         """Say what the run will need and do."""
         asked = self.config["plan"]
-        speed = planning.Speed(asked["mfu"], asked["peak_tflops"])
+        speed = plan.Speed(asked["mfu"], asked["peak_tflops"])
         layout = Layout.of(asked["trainer"])
         batch = self.datamodule.example(layout.shares)
-        warned = planning.check(self.model, self.datamodule, layout)
-        found = planning.plan(self.model, batch, self.datamodule.batch_size, layout, warned)
-        plan_report.report(found, speed)
+        warned = plan.check(self.model, self.datamodule, layout)
+        found = plan.plan(self.model, batch, self.datamodule.batch_size, layout, warned)
+        report.report(found, speed)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("logger") is None:

@@ -16,7 +16,8 @@ from modules.metrics.scores import Scores
 from modules.objectives.modality_masking import ModalityMasking
 from modules.parts import Part
 from modules.tasks.task import Judged, Task
-from stages.stage import Optim, Stage
+from stages.optim import Optim
+from stages.stage import Stage
 
 TINY: Final = 1e-12
 """A batch in which nothing was asked has a sum of 0, and weighs nothing."""

@@ -12,7 +12,8 @@ from modules.parts import Part
 from modules.unified import Unified, discrete, joined
 from modules.unified_language_model import UnifiedLanguageModel
 from modules.vocabulary import TEXT
-from stages.stage import Optim, Stage
+from stages.optim import Optim
+from stages.stage import Stage
 
 
 class Unify(Stage):

@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from datamodules.batch import Batch
 from modules.parts import Part
-from stages.stage import Optim, Stage
+from stages.optim import Optim
+from stages.stage import Stage
 
 CLASSES = [str(number) for number in range(10)]
 

@@ -215,7 +215,7 @@ def test_a_plan_and_the_run_count_the_adapters_weights_alone_and_list_them_as_ne
     config, aligned_parts, monkeypatch, caplog
 ):
     plans = []
-    monkeypatch.setattr("stages.planning.report", lambda plan, *_: plans.append(plan))
+    monkeypatch.setattr("stages.planning.report.report", lambda plan, *_: plans.append(plan))
     config["model"]["encoders"]["text"] = adapted(aligned_parts / TEXT)
     run("stages.align.Align", ["plan", "--config", written(config)])
     size = plans[0].parts[TEXT]

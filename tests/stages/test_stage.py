@@ -12,9 +12,10 @@ from torch import nn
 from modules.encoders.audio import AudioEncoder
 from modules.objectives.contrastive_audio import ContrastiveAudio
 from modules.projections import Projection
+from stages.optim import Optim, can_be_fused
 from stages.precision import HalfWeights
 from stages.pretrain import Pretrain
-from stages.stage import Optim, Stage, can_be_fused
+from stages.stage import Stage
 
 
 class Tiny(Stage):

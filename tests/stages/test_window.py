@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from modules.collectives import counted, global_mean
-from stages.stage import Window
+from stages.window import Window
 
 
 def step(batches: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:

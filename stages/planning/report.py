@@ -1,6 +1,6 @@
 """What a plan says to its reader: tables of parameters, memory and work, and warnings."""
 
-from stages.planning import Plan, Speed
+from stages.planning.plan import Plan, Speed
 
 
 def report(plan: Plan, speed: Speed) -> None:

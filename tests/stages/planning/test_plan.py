@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from stages.cli import run
-from stages.layout import Layout
-from stages.planning import Plan, Speed
+from stages.planning.layout import Layout
+from stages.planning.plan import Plan, Speed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
 
 
-TRAINERS = Path(__file__).parents[2] / "configs/trainer"
+TRAINERS = Path(__file__).parents[3] / "configs/trainer"
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def config(aligned_parts, scenes_shards, tmp_path) -> dict:
 def seen(monkeypatch) -> list[Plan]:
     """Plans that were reported."""
     found: list[Plan] = []
-    monkeypatch.setattr("stages.plan_report.report", lambda plan, *_: found.append(plan))
+    monkeypatch.setattr("stages.planning.report.report", lambda plan, *_: found.append(plan))
     return found
 
 

@@ -10,11 +10,11 @@ from callbacks.activation_checkpointing import compute_layers_again
 from datamodules.batch import Batch
 from datamodules.samples import SampleDataModule
 from modules.origin import origins
-from stages import memory
-from stages.layout import Layout
+from stages.planning import memory
+from stages.planning.layout import Layout
+from stages.planning.step import step_on_shapes
 from stages.precision import HalfWeights
 from stages.stage import NOTHING_TO_TRAIN, Stage
-from stages.step_on_shapes import step_on_shapes
 
 MIN_NEGATIVES = 64
 LR = (1e-5, 1e-4)

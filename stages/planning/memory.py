@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from modules import parallel
-from stages.layout import Layout
+from stages.planning.layout import Layout
 
 STATES = 2
 """Of AdamW, for each trained number: running averages of the gradient and of its square, as wide as the weight."""

@@ -9,8 +9,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from datamodules.batch import Batch
 from modules import collectives, parallel
-from stages.layout import Layout
-from stages.planning import plan
+from stages.planning.layout import Layout
+from stages.planning.plan import plan
 from stages.stage import Stage
 
 RANKS = 4

@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
-from stages import memory
-from stages.layout import Layout
+from stages.planning import memory
+from stages.planning.layout import Layout
 
-TRAINERS = sorted((Path(__file__).parents[2] / "configs/trainer").glob("*.yaml"))
+TRAINERS = sorted((Path(__file__).parents[3] / "configs/trainer").glob("*.yaml"))
 DEFAULTS = {
     "devices": "auto",
     "num_nodes": 1,

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from huggingface_hub import constants
 
-from stages import hub
+from stages.planning import hub
 
 CONFIG = {"encoders": [{"text": {"init_args": {"name_or_path": "nobody/nothing", "max_tokens": 8}}}]}
 

@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.batch import Batch
 from modules.collectives import counted
 from modules.shapes import Shapes
-from stages import memory
-from stages.layout import Layout
-from stages.stage import Stage, Window
+from stages.planning import memory
+from stages.planning.layout import Layout
+from stages.stage import Stage
+from stages.window import Window
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import shipped_inputs
 
 from stages.cli import run
-from stages.planning import Plan
+from stages.planning.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice on tiny runs
 STAGES = {
@@ -40,7 +40,7 @@ def planned(root, monkeypatch):
 
     def planned(config: Path, *more: str) -> Plan:
         found: list[Plan] = []
-        monkeypatch.setattr("stages.plan_report.report", lambda plan, *_: found.append(plan))
+        monkeypatch.setattr("stages.planning.report.report", lambda plan, *_: found.append(plan))
         run(STAGES[config.parent.name], ["plan", "--config", str(config), *more])
         return found[0]
 
