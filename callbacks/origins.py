@@ -3,7 +3,7 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from modules.origin import random_parts
+from modules.origin import listed, random_parameters
 
 
 class Origins(Callback):
@@ -11,10 +11,9 @@ class Origins(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Count before a strategy flattens what it counts."""
-        self.found = random_parts(pl_module)
+        self.found = listed(random_parameters(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step:
             return
-        listed = ", ".join(f"{name} ({size:,} parameters)" for name, size in self.found.items())
-        rank_zero_info(f"starts at random: {listed or 'nothing'}")
+        rank_zero_info(f"starts at random: {self.found or 'nothing'}")

@@ -19,7 +19,7 @@ class RunningStatistics:
     def __init__(self, module: nn.Module) -> None:
         self.groups: dict[torch.dtype, list[Tensor]] = {}
         for norm in module.modules():
-            if isinstance(norm, _NormBase) and norm.running_mean is not None and not _is_frozen(norm):
+            if isinstance(norm, _NormBase) and norm.running_mean is not None and not is_frozen(norm):
                 for buffer in norm.buffers(recurse=False):
                     self.groups.setdefault(buffer.dtype, []).append(buffer)
         self.kept: dict[torch.dtype, Tensor] = {}
@@ -42,8 +42,9 @@ class RunningStatistics:
             torch._foreach_copy_(group, shaped)
 
 
-def _is_frozen(norm: nn.Module) -> bool:
-    parameters = list(norm.parameters())
+def is_frozen(module: nn.Module) -> bool:
+    """Return whether a module has parameters and none of them is trained, so that its statistics stay still."""
+    parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 

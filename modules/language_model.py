@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.encoders.encoder import Encoder, at_least_one_row
+from modules.encoders.tokenized_text import TEXT
 from modules.encoders.tokenizer import check_text_model, read_tokenizer, with_vocabulary
 from modules.encoders.trunk import load_trunk
 from modules.tokens import Tokens
@@ -72,7 +73,7 @@ class LanguageModel(Encoder):
     @property
     def input_config(self) -> dict[str, Any]:
         return {
-            "class_path": "datamodules.modalities.text.Text",
+            "class_path": TEXT,
             "init_args": {"tokenizer_json": self.tokenizer_json, "max_tokens": self.max_tokens},
         }
 

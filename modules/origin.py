@@ -1,5 +1,6 @@
 """Where weights came from: what is not known to have been loaded starts at random, and is listed."""
 
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,15 +23,19 @@ def origins(module: nn.Module) -> dict[str, str | None]:
     return {name: _nearest(name, sources) for name, _ in module.named_parameters()}
 
 
-def random_parts(module: nn.Module) -> dict[str, int]:
-    """Return how many parameters start at random, by the first two words of their names, such as `encoders.image`."""
-    found: dict[str, int] = {}
+def random_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that start at random, by name."""
     sources = origins(module)
-    for name, parameter in module.named_parameters():
-        if sources[name] is None:
-            part = ".".join(name.split(".")[:-1][:2]) or name
-            found[part] = found.get(part, 0) + parameter.numel()
-    return found
+    return {name: parameter for name, parameter in module.named_parameters() if sources[name] is None}
+
+
+def listed(parameters: Mapping[str, nn.Parameter]) -> str:
+    """Name parameters by the first two words of their names, such as `encoders.image`, with how many they are."""
+    sizes: dict[str, int] = {}
+    for name, parameter in parameters.items():
+        part = ".".join(name.split(".")[:-1][:2]) or name
+        sizes[part] = sizes.get(part, 0) + parameter.numel()
+    return ", ".join(f"{part} ({size:,} parameters)" for part, size in sizes.items())
 
 
 def weightless() -> bool:

@@ -80,8 +80,7 @@ def _restore_from_shards(
 def _restore_from_whole(
     checkpoint: dict[str, Any], module: nn.Module, optimizers: Sequence[Optimizer]
 ) -> dict[str, Any]:
-    options = StateDictOptions(full_state_dict=True)
-    set_model_state_dict(module, checkpoint.pop("state_dict"), options=options)
+    set_model_state_dict(module, checkpoint.pop("state_dict"), options=StateDictOptions(full_state_dict=True))
     states = checkpoint.pop("optimizer_states", [])
     if optimizers and "optimizer_groups" not in checkpoint:
         raise StateError(

@@ -36,14 +36,6 @@ class Idle:
             if parameter.grad is not None and not parameter.grad.any():
                 parameter.grad = None
 
-    def described(self) -> str:
-        """Name them by the first two words of their names, with how large they are."""
-        sizes: dict[str, int] = {}
-        for name, parameter in (self.parameters or {}).items():
-            part = ".".join(name.split(".")[:-1][:2]) or name
-            sizes[part] = sizes.get(part, 0) + parameter.numel()
-        return ", ".join(f"{name} ({size:,} parameters)" for name, size in sizes.items())
-
 
 def leaves(outcome: Tensor) -> set[Tensor]:
     """Return the parameters, and other tensors that require a gradient, from which a tensor was computed."""

@@ -16,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.logged_steps import is_logged_step
+from callbacks.running_statistics import is_frozen
 from datamodules.batch import Batch
 from modules import parallel
 from modules.collectives import counted
+from modules.origin import listed
 from modules.parts import Part
 from stages.idle import Idle
 from stages.optim import Optim, can_be_fused
@@ -110,9 +112,7 @@ class Stage(LightningModule):
         """Switch to training, but for frozen modules, whose dropout and statistics stay still."""
         super().train(mode)
         for module in self.modules():
-            parameters = list(module.parameters())
-            is_frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
-            if is_frozen and module is not self:
+            if module is not self and is_frozen(module):
                 module.eval()
         return self
 
@@ -261,8 +261,8 @@ class Stage(LightningModule):
             self._idle.find(self, loss)
             if self._idle.parameters and not self.trainer.global_step:
                 rank_zero_info(
-                    f"no loss depends on {self._idle.described()}: they stay as they are; a factor of 0 in lr_factors "
-                    "says that they are to"
+                    f"no loss depends on {listed(self._idle.parameters)}: they stay as they are; a factor of 0 in "
+                    "lr_factors says that they are to"
                 )
         return self._idle.join(loss) if is_replicated else loss
 

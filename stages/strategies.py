@@ -87,19 +87,6 @@ class FlatSharded(Sharded):
     def __init__(self, timeout_minutes: float = 30.0) -> None:
         super().__init__(timeout_minutes=timeout_minutes)
 
-    @staticmethod
-    def check_precision(precision: str) -> None:
-        """Refuse what each rank would scale on its own.
-
-        Raises:
-            ValueError: when it is `16-mixed`.
-        """
-        if precision == "16-mixed":
-            raise ValueError(
-                "the ranks would each scale float16 gradients on their own: set trainer.precision to bf16-mixed or "
-                "32-true"
-            )
-
     def setup_environment(self) -> None:
         super().setup_environment()
         assert self.lightning_module is not None
@@ -111,7 +98,7 @@ class FlatSharded(Sharded):
         Raises:
             ValueError: when gradients would be scaled by each rank on its own.
         """
-        self.check_precision(str(trainer.precision))
+        check_precision(str(trainer.precision))
         super().setup(trainer)
 
     def model_to_device(self) -> None:
@@ -143,19 +130,6 @@ class Pipeline(DDPStrategy):
             raise ValueError(f"expected positive numbers, got microbatches={microbatches} and size={size}")
         super().__init__(timeout=timedelta(minutes=timeout_minutes))
         self.microbatches, self.size = microbatches, size
-
-    @staticmethod
-    def check_precision(precision: str) -> None:
-        """Refuse what each rank would scale on its own.
-
-        Raises:
-            ValueError: when it is `16-mixed`.
-        """
-        if precision == "16-mixed":
-            raise ValueError(
-                "a pipeline's ranks would each scale float16 gradients on their own: set trainer.precision to "
-                "bf16-mixed or 32-true"
-            )
 
     @property
     def stage(self) -> Stage:
@@ -192,7 +166,7 @@ class Pipeline(DDPStrategy):
         Raises:
             ValueError: when they cannot be divided, or gradients would be scaled by each rank on its own.
         """
-        self.check_precision(str(trainer.precision))
+        check_precision(str(trainer.precision))
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         self.precision_plugin.convert_module(self.stage)
@@ -247,6 +221,18 @@ class Pipeline(DDPStrategy):
         module = self.lightning_module
         is_divided = isinstance(module, Stage) and module.pipeline is not None
         return module.pipeline.others_aside() if is_divided else nullcontext()
+
+
+def check_precision(precision: str) -> None:
+    """Refuse, for strategies whose ranks hold gradients of their own, what each rank would scale on its own.
+
+    Raises:
+        ValueError: when it is `16-mixed`.
+    """
+    if precision == "16-mixed":
+        raise ValueError(
+            "the ranks would each scale float16 gradients on their own: set trainer.precision to bf16-mixed or 32-true"
+        )
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -125,7 +125,6 @@ def _positions_of(model: nn.Module) -> int | None:
     tables = [module for name, module in model.named_modules() if name.endswith(".position_embeddings")]
     for table in tables:
         if isinstance(table, nn.Embedding) and table.padding_idx is not None:
-            return (
-                table.num_embeddings - table.padding_idx - 1
-            )  # RoBERTa and its kin begin behind the padding's id
+            # RoBERTa and its kin begin behind the padding's id.
+            return table.num_embeddings - table.padding_idx - 1
     return known.get(model.config.attribute_map.get("max_position_embeddings", "max_position_embeddings"))

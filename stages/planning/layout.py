@@ -84,7 +84,7 @@ class Layout:
         """
         from lightning.pytorch import strategies
 
-        from stages.strategies import FlatSharded, Pipeline, Sharded
+        from stages.strategies import FlatSharded, Pipeline, Sharded, check_precision
 
         kind, name, given = _strategy(trainer["strategy"])
         sharing = {Sharded: "tensor_parallel_size", Pipeline: "size"}.get(kind, "")
@@ -99,7 +99,7 @@ class Layout:
             )
         precision = str(trainer["precision"] or "32-true")
         if issubclass(kind, (FlatSharded, Pipeline)):
-            kind.check_precision(precision)
+            check_precision(precision)
         spread: dict[str, Any] = {}
         if issubclass(kind, strategies.ModelParallelStrategy):
             spread = {

@@ -155,7 +155,7 @@ def plan(stage: Stage, batch: Batch, batch_size: int, layout: Layout, warned: Se
         needed,
         peak,
         batch_size,
-        {name: _filled(values) for name, values in batch.inputs.items() if _filled(values) is not None},
+        {name: found for name, values in batch.inputs.items() if (found := _filled(values))},
         step.flops / max(1, len(batch)),
         (step.flops - step.divided) / max(1, len(batch)),
         stage.optim.warmup_steps(layout.max_steps),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from allocator import most_held
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
@@ -41,12 +42,7 @@ def real_peak(model: nn.Module, ids: Tensor, mask: Tensor, dtype: torch.dtype | 
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             found = loss(model, ids, mask)
         found.backward()
-    held = peak = 0
-    for event in sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+    return most_held(seen)
 
 
 def shapes_peak(build: Callable[[], nn.Module], ids: Tensor, mask: Tensor, dtype: torch.dtype | None) -> int:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
+from allocator import most_held
 from torch.distributed.device_mesh import init_device_mesh
 from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -77,13 +78,8 @@ def test_a_sharded_step_takes_what_the_plan_says(width, ranks):
         gradients = bytes_of(parameter.grad for parameter in real.parameters())
         optimizer.step()
         optimizer.zero_grad()
-    held = most = 0
-    for event in sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
     states = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
     weights = bytes_of(real.parameters())
     assert planned.memory["gradients"] == pytest.approx(gradients, rel=0.02)
     assert planned.memory["optimizer"] == pytest.approx(bytes_of(states), rel=0.02)
-    assert planned.peak == pytest.approx(most + weights + bytes_of(states), rel=0.15)
+    assert planned.peak == pytest.approx(most_held(seen) + weights + bytes_of(states), rel=0.15)
